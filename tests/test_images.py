@@ -138,6 +138,27 @@ class TestKinds:
             assert read_image(encoded("PNG", photo.convert(mode))).mode == "RGB"
 
 
+class TestHeic:
+    def heic(self, image: Image.Image, orientation: int) -> bytes:
+        pillow_heif = pytest.importorskip("pillow_heif", reason="HEIC needs pixvoice[heic]")
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        buffer = io.BytesIO()
+        pillow_heif.from_pillow(image).save(buffer, exif=exif.tobytes())
+        return buffer.getvalue()
+
+    def test_reads_upright(self, photo: Image.Image) -> None:
+        image = read_image(self.heic(photo.transpose(Image.Transpose.ROTATE_90), 6), at_least=448)
+        assert (image.mode, image.size) == ("RGB", (48, 32))
+        assert pixel(image, 8, 28)[0] > 180 and pixel(image, 40, 28)[2] > 180
+
+    def test_truncated(self, photo: Image.Image) -> None:
+        data = self.heic(photo, 1)
+        for length in (40, len(data) // 2, len(data) - 20):
+            with pytest.raises(InputError, match="damaged or cut short"):
+                read_image(data[:length])
+
+
 class TestRefusals:
     def test_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(InputError) as error:
