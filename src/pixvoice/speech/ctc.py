@@ -1,0 +1,100 @@
+"""A small CTC recognizer: waveform -> log-mel -> ConvNeXt blocks -> letters, with no language model.
+
+Source: Graves et al. 2006, "Connectionist temporal classification".
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixvoice.speech.codec import ConvNeXtBlock
+from pixvoice.speech.spectrogram import LogMel
+
+LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
+BLANK = len(LETTERS)
+
+
+@dataclass(frozen=True)
+class CTCConfig:
+    """Sizes of the recognizer; saved beside its weights."""
+
+    sample_rate: int = 16_000
+    hop_length: int = 160
+    n_mels: int = 64
+    width: int = 256
+    blocks: int = 9
+    kernel_size: int = 9
+    dropout: float = 0.1
+
+
+def to_letters(text: str) -> list[int]:
+    """Text -> letter numbers; everything but letters and apostrophes becomes a space."""
+    clean = re.sub(r"\s+", " ", re.sub(r"[^a-z']", " ", text.lower())).strip()
+    return [LETTERS.index(letter) for letter in clean]
+
+
+class CTCRecognizer(nn.Module):
+    """Audio (B, L) -> logits (B, T, letters + blank), T = L // (4 * hop_length)."""
+
+    def __init__(self, config: CTCConfig) -> None:
+        super().__init__()
+        self.dims = config
+        c = config
+        self.mel = LogMel(c.sample_rate, 512, c.hop_length, c.n_mels)
+        self.stem = nn.Conv1d(c.n_mels, c.width, 5, 2, 2)
+        self.down = nn.Conv1d(c.width, c.width, 5, 2, 2)
+        self.blocks = nn.ModuleList([ConvNeXtBlock(c.width, c.kernel_size) for _ in range(c.blocks)])
+        self.dropout = nn.Dropout(c.dropout)
+        self.norm = nn.LayerNorm(c.width)
+        self.head = nn.Linear(c.width, len(LETTERS) + 1)
+
+    def forward_features(self, audio: Tensor) -> Tensor:
+        """Audio (B, L) -> hidden frames (B, T, D), 25 a second."""
+        mel = (self.mel(audio) + 4.0) / 4.0
+        if self.training:
+            mel = mask_bands(mel)
+        frames = F.gelu(self.down(F.gelu(self.stem(mel)))).transpose(1, 2)
+        for block in self.blocks:
+            frames = block(self.dropout(frames))
+        return self.norm(frames)
+
+    def logits(self, audio: Tensor) -> Tensor:
+        """Audio (B, L) -> logits (B, T, letters + blank)."""
+        return self.head(self.forward_features(audio))
+
+    def forward(self, audio: Tensor, lengths: Tensor, letters: Tensor, letter_counts: Tensor) -> dict[str, Tensor]:
+        """Audio (B, L), ``lengths`` (B,) in samples, letters (B, N), ``letter_counts`` (B,) -> CTC ``loss``."""
+        log_probs = F.log_softmax(self.logits(audio).float(), dim=-1).transpose(0, 1)
+        frames = torch.clamp(lengths // (4 * self.dims.hop_length), max=log_probs.shape[0])
+        loss = F.ctc_loss(log_probs, letters, frames, letter_counts, blank=BLANK, zero_infinity=True)
+        return {"loss": loss}
+
+
+def mask_bands(mel: Tensor) -> Tensor:
+    """Zero one random band of mel channels and two short spans of frames of each row of (B, n_mels, T).
+
+    Source: Park et al. 2019, "SpecAugment".
+    """
+    batch, bands, frames = mel.shape
+    low = torch.randint(bands, (batch, 1))
+    keep = (torch.arange(bands) < low) | (torch.arange(bands) >= low + torch.randint(12, (batch, 1)))
+    mel = mel * keep[:, :, None]
+    for _ in range(2):
+        first = torch.randint(frames, (batch, 1))
+        keep = (torch.arange(frames) < first) | (torch.arange(frames) >= first + torch.randint(12, (batch, 1)))
+        mel = mel * keep[:, None]
+    return mel
+
+
+def greedy(logits: Tensor) -> list[str]:
+    """Logits (B, T, letters + blank) -> the best letter of each frame, runs merged, blanks dropped."""
+    texts = []
+    for row in logits.argmax(-1):
+        merged = torch.unique_consecutive(row)
+        texts.append(" ".join("".join(LETTERS[i] for i in merged.tolist() if i != BLANK).split()))
+    return texts

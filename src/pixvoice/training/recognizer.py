@@ -1,0 +1,80 @@
+"""Task ``recognizer``: spoken captions in, letters out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from pixvoice.audio import read_audio
+from pixvoice.contracts import Audio
+from pixvoice.manifest import Sample
+from pixvoice.speech.ctc import CTCConfig, CTCRecognizer, to_letters
+from pixvoice.training.options import TrainOptions
+from pixvoice.training.trainer import save_model, train
+
+
+@dataclass(frozen=True)
+class RecognizerRecipe:
+    """What ``task: recognizer`` takes: manifests with audio and text, several voices."""
+
+    manifests: tuple[Path, ...]
+    train: TrainOptions
+    model: CTCConfig = CTCConfig()
+    split: str = "train"
+    max_seconds: float = 7.0
+
+
+def disturb(audio: Audio, rng: np.random.Generator) -> Audio:
+    """A random gain, up to 0.4 s of padding (at 16 kHz) at each end, and white noise at 5 to 50 dB below the speech."""
+    padded = np.pad(audio, (int(rng.integers(6400)), int(rng.integers(6400))))
+    level = np.sqrt(np.mean(audio**2) + 1e-9)
+    noise = rng.standard_normal(len(padded), dtype=np.float32) * level * 10 ** (-rng.uniform(5, 50) / 20)
+    return ((padded + noise) * rng.uniform(0.4, 1.3)).astype(np.float32)
+
+
+class SpokenTexts(Dataset[Any]):
+    """``count`` disturbed recordings with their letters; item i is the same in every run of the same seed."""
+
+    def __init__(self, samples: Sequence[Sample], recipe: RecognizerRecipe) -> None:
+        self.samples, self.seed = samples, recipe.train.seed
+        self.count = recipe.train.steps * recipe.train.batch_size
+        self.sample_rate, self.longest = recipe.model.sample_rate, int(recipe.max_seconds * recipe.model.sample_rate)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> tuple[Audio, list[int]]:
+        epoch, number = divmod(i, len(self.samples))
+        sample = self.samples[np.random.default_rng((self.seed, epoch)).permutation(len(self.samples))[number]]
+        assert sample.audio is not None and sample.text is not None
+        audio = disturb(read_audio(sample.audio, self.sample_rate), np.random.default_rng((self.seed, i)))
+        return audio[: self.longest], to_letters(sample.text)
+
+
+def collate(items: list[tuple[Audio, list[int]]]) -> dict[str, torch.Tensor]:
+    """Pad audio and letters to the longest of the batch."""
+    longest, most = max(len(a) for a, _ in items), max(len(t) for _, t in items)
+    return {
+        "audio": torch.from_numpy(np.stack([np.pad(a, (0, longest - len(a))) for a, _ in items])),
+        "lengths": torch.tensor([len(a) for a, _ in items]),
+        "letters": torch.tensor([t + [0] * (most - len(t)) for _, t in items]),
+        "letter_counts": torch.tensor([len(t) for _, t in items]),
+    }
+
+
+def run(recipe: RecognizerRecipe, output: Path) -> list[dict[str, float]]:
+    """Train the recognizer of ``recipe`` into ``output``."""
+    from pixvoice.data import load_dataset
+
+    torch.manual_seed(recipe.train.seed)
+    samples = [s for m in recipe.manifests for s in load_dataset(m, recipe.split) if s.audio and s.text]
+    model = CTCRecognizer(recipe.model)
+    log = train(model, SpokenTexts(samples, recipe), recipe.train, output, collate)
+    save_model(model, recipe.model, "recognizer", output)
+    return log

@@ -1,0 +1,105 @@
+"""Task ``student``: photos in, the teacher's features out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from pixvoice.images import read_image, to_pixels
+from pixvoice.training.options import TrainOptions
+from pixvoice.training.trainer import save_model, train
+from pixvoice.vision.student import Distillation, StudentConfig
+from pixvoice.vision.teacher import MobileNetTeacher
+
+
+@dataclass(frozen=True)
+class StudentRecipe:
+    """What ``task: student`` takes: manifests with photos, the teacher's file, and random crops a photo."""
+
+    manifests: tuple[Path, ...]
+    teacher: Path
+    train: TrainOptions
+    model: StudentConfig = StudentConfig()
+    split: str = "train"
+    crops: int = 2
+
+
+def view(image: Image.Image, number: int, size: int, seed: int) -> np.ndarray:  # type: ignore[type-arg]
+    """View ``number`` of a photo as pixels (3, size, size): 0 whole, 1 mirrored, then random crops, mirrored by turns."""
+    if number >= 2:
+        rng = np.random.default_rng((seed, number))
+        share = np.sqrt(rng.uniform(0.4, 0.9, size=2))
+        width, height = share * image.size
+        left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
+        image = image.crop((int(left), int(top), int(left + width), int(top + height)))
+    pixels = to_pixels(image, size)
+    return np.ascontiguousarray(pixels[:, :, ::-1]) if number % 2 else pixels
+
+
+class TeacherViews(Dataset[Any]):
+    """Views of photos with the teacher's features of the same view, computed once and kept in ``cache``."""
+
+    def __init__(self, photos: Sequence[Path], recipe: StudentRecipe, cache: Path) -> None:
+        self.photos, self.recipe = photos, recipe
+        self.views = 2 + recipe.crops
+        size = recipe.model.image_size
+        self.pixels = self._open(cache / "pixels.npy", (len(photos) * self.views, 3, size, size), np.uint8)
+        patches = (size // 32) ** 2
+        shape = (len(photos) * self.views, patches, recipe.model.teacher_dim)
+        self.features = self._open(cache / "features.npy", shape, np.float16)
+        self.done = self._open(cache / "done.npy", (len(photos),), np.uint8)
+        self._fill(MobileNetTeacher(recipe.teacher))
+
+    @staticmethod
+    def _open(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:  # type: ignore[type-arg]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mode = "r+" if path.exists() else "w+"
+        return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
+
+    def _fill(self, teacher: MobileNetTeacher) -> None:
+        """Compute what an earlier run has not."""
+        from rich.progress import track
+
+        for i in track(np.flatnonzero(self.done == 0).tolist(), description="teacher features"):
+            image = read_image(self.photos[i])
+            views = [view(image, n, self.recipe.model.image_size, seed=i) for n in range(self.views)]
+            rows = slice(i * self.views, (i + 1) * self.views)
+            pixels = torch.from_numpy(np.stack(views))
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.train.bf16):
+                self.features[rows] = teacher(pixels).float().numpy()
+            self.pixels[rows] = (pixels * 255).round().byte().numpy()
+            self.done[i] = 1
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
+        pixels = torch.from_numpy(self.pixels[i].astype(np.float32) / 255)
+        gain, shift = 1 + 0.2 * (torch.rand(3, 1, 1) - 0.5), 0.1 * (torch.rand(1) - 0.5)
+        jittered = (pixels * gain + shift).clamp(0, 1)
+        return {"pixels": jittered, "teacher": torch.from_numpy(self.features[i].astype(np.float32))}
+
+
+def run(recipe: StudentRecipe, output: Path) -> list[dict[str, float]]:
+    """Train the image student of ``recipe`` into ``output``."""
+    from pixvoice.data import load_dataset
+
+    torch.manual_seed(recipe.train.seed)
+    torch.set_num_threads(recipe.train.threads)
+    samples = [s for manifest in recipe.manifests for s in load_dataset(manifest, recipe.split)]
+    views = TeacherViews(sorted({s.image for s in samples}), recipe, output / "views")
+    model = Distillation(recipe.model)
+    model.student.to(memory_format=torch.channels_last)
+    some = torch.from_numpy(views.features[:: max(1, len(views) // 500)].astype(np.float32)).flatten(0, 1)
+    model.mean.copy_(some.mean(0))
+    model.std.copy_(some.std(0) + 1e-3)
+    log = train(model, views, recipe.train, output)
+    save_model(model.student, recipe.model, "student", output)
+    return log

@@ -1,0 +1,101 @@
+"""One training run through the Hugging Face Trainer: resumable at any moment, safetensors and JSON at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+
+from pixvoice.audio import write_bytes_atomically
+from pixvoice.errors import BundleError
+from pixvoice.training.options import TrainOptions
+
+C = TypeVar("C")
+M = TypeVar("M", bound=nn.Module)
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end (Trainer writes ``trainer_state.json`` last)."""
+    steps = {}
+    for checkpoint in folder.glob("checkpoint-*"):
+        try:
+            steps[json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]] = checkpoint
+        except (OSError, ValueError, KeyError):
+            continue
+    return steps[max(steps)] if steps else None
+
+
+def train(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    options: TrainOptions,
+    output: Path,
+    collate: Callable[[list[Any]], dict[str, Any]] | None = None,
+) -> list[dict[str, float]]:
+    """Train ``model`` (its forward returns a dict with ``loss``) and return the log, one entry a ``log_every`` steps.
+
+    A run that was killed goes on from its last complete checkpoint in ``output``.
+    """
+    torch.set_num_threads(options.threads)
+    arguments = TrainingArguments(
+        output_dir=str(output / "checkpoints"),
+        max_steps=options.steps,
+        per_device_train_batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=options.warmup_steps,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.clip_norm,
+        adam_beta2=0.98,
+        bf16=options.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        save_steps=options.save_every,
+        save_total_limit=2,
+        logging_steps=options.log_every,
+        seed=options.seed,
+        data_seed=options.seed,
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=collate)
+    checkpoint = last_complete_checkpoint(output / "checkpoints")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return trainer.state.log_history
+
+
+def save_model(model: nn.Module, config: Any, task: str, output: Path) -> None:
+    """Write ``model.safetensors`` and ``config.json`` (a dataclass of sizes, and the task)."""
+    output.mkdir(parents=True, exist_ok=True)
+    temporary = output / ".model.safetensors.part"
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
+    temporary.replace(output / "model.safetensors")
+    text = json.dumps({"task": task, "config": asdict(config)}, indent=2)
+    write_bytes_atomically(output / "config.json", text.encode())
+
+
+def load_model(folder: Path, task: str, config_type: type[C], model_type: Callable[[C], M]) -> M:
+    """The model that ``save_model`` wrote, in evaluation mode.
+
+    Raises BundleError if files are missing, of another task, or of another shape.
+    """
+    try:
+        saved = json.loads((folder / "config.json").read_text())
+        if saved["task"] != task:
+            raise BundleError(f"{folder} holds a {saved['task']}, not a {task}")
+        config = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["config"].items()}
+        model = model_type(config_type(**config))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except FileNotFoundError as error:
+        raise BundleError(f"no trained {task} in {folder} ({Path(error.filename).name} is missing)") from None
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        raise BundleError(f"{folder} is not a usable {task}: {str(error).splitlines()[0]}") from None
+    return model.eval()
