@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from pixvoice.cli import evaluate, manifest, synthesize
 from pixvoice.errors import OutputError, PixVoiceError
 
 app = typer.Typer(
@@ -22,6 +23,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+app.command("synthesize")(synthesize.synthesize)
+app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(manifest.app, name="manifest")
 
 
 def _show_version(wanted: bool) -> None:
