@@ -1,0 +1,180 @@
+"""``pixvoice evaluate``: how good the descriptions and the codec are, as one table or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pixvoice.errors import MissingToolError, OptionError, PixVoiceError
+
+if TYPE_CHECKING:
+    from pixvoice.evaluation.photos import Photo, Speak
+
+app = typer.Typer(
+    name="evaluate",
+    help="Score descriptions or the codec on a data set. Try: pixvoice evaluate describe flickr8k --limit 50",
+    no_args_is_help=True,
+)
+
+Manifest = Annotated[Path, typer.Argument(help="A manifest, or a data set's folder in any layout that PixVoice reads.")]
+Split = Annotated[str | None, typer.Option(help="Which split of the data set; dev, where it has splits.")]
+Bundle = Annotated[Path | None, typer.Option(help="Folder of a bundle; without it, the one that ships.")]
+RecognizerName = Annotated[
+    str, typer.Option("--recognizer", help="ours, sphinx, whisper:ID or wav2vec2:ID (ID: hub id or folder).")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many photos.")]
+Engine = Annotated[str | None, typer.Option(help="TTS engine for ground-truth speech where the data set has no audio.")]
+Voice = Annotated[str | None, typer.Option(help="Voice of that engine.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder that keeps that speech for the next run.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of the table.")]
+
+
+@app.command()
+def describe(
+    manifest: Manifest,
+    split: Split = None,
+    bundle: Bundle = None,
+    recognizer: RecognizerName = "ours",
+    limit: Limit = None,
+    engine: Engine = None,
+    voice: Voice = None,
+    cache: Cache = None,
+    as_json: Json = False,
+    report: Annotated[Path | None, typer.Option(help="Folder for an HTML page with photos and players.")] = None,
+) -> None:
+    """Describe every photo, hear it with a recognizer, and score it against the photo's captions.
+
+    BLEU, METEOR, ROUGE-L and CIDEr are times 100, word error rates in percent. Exit status 1 when a photo or a
+    recording could not be used; the others are still scored.
+
+    Example: pixvoice evaluate describe flickr8k --split dev --recognizer sphinx --json
+    """
+    import pixvoice
+    from pixvoice.evaluation.describe import DescribeEvaluation
+    from pixvoice.evaluation.recognizers import load_recognizer
+    from pixvoice.evaluation.report import Report
+    from pixvoice.evaluation.tables import describe_table, published_sources
+
+    photos = _photos(manifest, split, limit)
+    listener = load_recognizer(recognizer, bundle)
+    describer = pixvoice.load(bundle)
+    page = Report(report) if report else None
+    with _speech(photos, Voiced(engine, voice, cache)) as speak:
+        evaluation = DescribeEvaluation(describer, listener, speak, on_failure=_tell)
+        if page is not None:
+            evaluation.on_heard = page.add
+        result = evaluation.run(_progress(photos, "describing"))
+    if page is not None:
+        _note(f"report: {page.finish(result)}")
+    _print(result.as_dict(), as_json, lambda: describe_table(result))
+    if not as_json:
+        _note(published_sources())
+    if result.n_failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def codec(
+    manifest: Manifest,
+    split: Split = None,
+    bundle: Bundle = None,
+    recognizer: RecognizerName = "ours",
+    limit: Limit = None,
+    codebooks: Annotated[int | None, typer.Option(min=1, help="Keep only the first so many codebooks.")] = None,
+    engine: Engine = None,
+    voice: Voice = None,
+    cache: Cache = None,
+    as_json: Json = False,
+) -> None:
+    """Pass one spoken caption of every photo through the codec: words lost, STOI, PESQ.
+
+    Exit status 1 when a recording could not be used; the others are still scored.
+
+    Example: pixvoice evaluate codec flickr8k --split dev --limit 100
+    """
+    import pixvoice
+    from pixvoice.evaluation.codec import evaluate_codec
+    from pixvoice.evaluation.recognizers import load_recognizer
+    from pixvoice.evaluation.tables import codec_table
+
+    photos = _photos(manifest, split, limit)
+    tokenizer = getattr(pixvoice.load(bundle), "tokenizer", None)
+    if tokenizer is None:
+        raise OptionError("this bundle has no speech encoder, so nothing can be resynthesised: give another --bundle")
+    listener = load_recognizer(recognizer, bundle)
+    with _speech(photos, Voiced(engine, voice, cache)) as speak:
+        result = evaluate_codec(_progress(photos, "coding"), tokenizer, listener, speak, codebooks, _tell)
+    _print(result.as_dict(), as_json, lambda: codec_table(result))
+    if result.n_failed:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Voiced:
+    """What the user asked for of ground-truth speech."""
+
+    engine: str | None
+    voice: str | None
+    cache: Path | None
+
+
+def _photos(manifest: Path, split: str | None, limit: int | None) -> list[Photo]:
+    from pixvoice.data import load_dataset
+    from pixvoice.evaluation.photos import gather_photos
+    from pixvoice.manifest import select_split
+
+    samples = load_dataset(manifest, split)
+    if split is None and any(sample.split for sample in samples):
+        samples = select_split(samples, "dev", manifest)
+    return gather_photos(samples, limit)
+
+
+@contextmanager
+def _speech(photos: list[Photo], asked: Voiced) -> Iterator[Speak | None]:
+    """A way to speak captions, or None where every photo has a recording or the machine has no engine."""
+    from pixvoice.evaluation.voices import find_speak
+
+    if all(photo.recording is not None for photo in photos):
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="pixvoice-") as scratch:
+        try:
+            speak = find_speak(asked.engine, asked.voice, asked.cache or Path(scratch))
+        except MissingToolError as error:
+            if asked.engine:
+                raise
+            _note(f"no ground-truth speech, so no ceiling: {error}")
+            speak = None
+        yield speak
+
+
+def _progress(photos: list[Photo], what: str) -> Iterable[Photo]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(photos, description=what, console=Console(stderr=True))
+
+
+def _print(values: dict[str, Any], as_json: bool, table: Callable[[], Any]) -> None:
+    from pixvoice.evaluation.tables import results_console
+
+    if as_json:
+        typer.echo(json.dumps(values))
+    else:
+        results_console().print(table())
+
+
+def _tell(error: PixVoiceError) -> None:
+    _note(f"error: {' '.join(str(error).split())}")
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)

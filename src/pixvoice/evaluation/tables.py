@@ -1,0 +1,76 @@
+"""Results as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pixvoice.evaluation.captions import METRICS, CaptionScores
+from pixvoice.evaluation.codec import CodecResult
+from pixvoice.evaluation.describe import DescribeResult
+from pixvoice.evaluation.published import FLICKR8K, HUMAN, SYNTHESISED, PublishedRow
+
+MIN_WIDTH = 112  # characters; a pipe has no width of its own
+HEADS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "WER %", "s/photo", "RTF")
+
+
+def results_console() -> Console:
+    """Stdout, never so narrow that a number would be cut."""
+    return Console(width=max(Console().width, MIN_WIDTH))
+
+
+def describe_table(result: DescribeResult) -> Table:
+    """Our rows under the published ones; what isn't known is a dash."""
+    table = _table("system", *HEADS)
+    for speech in (SYNTHESISED, HUMAN):
+        table.add_row(f"[italic]{speech}")
+        for row in FLICKR8K:
+            if row.speech == speech:
+                table.add_row(row.name, *_numbers(row), "-", "-", "-")
+        table.add_section()
+    table.add_row("[italic]this run")
+    ours = f"{result.speech_seconds_per_photo:.1f}", f"{result.real_time_factor:.3f}"
+    table.add_row("ours", *_numbers(result.scores), "-", *ours)
+    ceiling = "ground truth, its five", result.ceiling, result.wer
+    others = "ground truth, the other four", result.ceiling_leave_one_out, None
+    for name, scores, wer in (ceiling, others, ("ground truth after codec", None, result.wer_resynthesised)):
+        table.add_row(name, *_numbers(scores), _number(wer, 1), "-", "-")
+    table.caption = (
+        f"{result.n_photos} photos, {result.n_failed} failed, recognizer {result.recognizer}."
+        " Published rows are of the official test split and other recognizers."
+    )
+    return table
+
+
+def published_sources() -> str:
+    """Where the published rows come from, one line each."""
+    return "\n".join(f"{row.name}: {row.source}" for row in FLICKR8K)
+
+
+def codec_table(result: CodecResult) -> Table:
+    """Original and resynthesised speech, one row each."""
+    table = _table("speech", "WER %", "STOI", "PESQ", "kbit/s")
+    table.add_row("original", _number(result.wer, 1), "1.000", "4.64", "256.0")
+    coded = _number(result.stoi, 3), _number(result.pesq, 2), _number(result.kbit_per_second, 2)
+    table.add_row(f"after the codec, {result.codebooks} codebooks", _number(result.wer_resynthesised, 1), *coded)
+    table.caption = f"{result.n_clips} clips, {result.n_failed} failed, recognizer {result.recognizer}"
+    return table
+
+
+def _table(first: str, *heads: str) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first, no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
+
+
+def _numbers(scores: CaptionScores | PublishedRow | None) -> Iterable[str]:
+    return [_number(getattr(scores, metric, None), 2) for metric in METRICS]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
