@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from pixvoice.contracts import Floats
+from pixvoice.errors import InputError
 from pixvoice.images import read_image, to_pixels
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.trainer import save_model, train
@@ -26,13 +29,16 @@ class StudentRecipe:
     manifests: tuple[Path, ...]
     teacher: Path
     train: TrainOptions
-    model: StudentConfig = StudentConfig()
+    model: StudentConfig = field(default_factory=StudentConfig)
     split: str = "train"
     crops: int = 2
 
 
-def view(image: Image.Image, number: int, size: int, seed: int) -> np.ndarray:  # type: ignore[type-arg]
-    """View ``number`` of a photo as pixels (3, size, size): 0 whole, 1 mirrored, then random crops, mirrored by turns."""
+def view(image: Image.Image, number: int, size: int, seed: int) -> Floats:
+    """View ``number`` of a photo as pixels (3, size, size) in [0, 1].
+
+    View 0 is the whole photo, 1 its mirror image; the others are random crops, mirrored by turns.
+    """
     if number >= 2:
         rng = np.random.default_rng((seed, number))
         share = np.sqrt(rng.uniform(0.4, 0.9, size=2))
@@ -44,24 +50,32 @@ def view(image: Image.Image, number: int, size: int, seed: int) -> np.ndarray:  
 
 
 class TeacherViews(Dataset[Any]):
-    """Views of photos with the teacher's features of the same view, computed once and kept in ``cache``."""
+    """Jittered views of photos with the teacher's features of the same view, computed once and kept in ``cache``.
+
+    Item i is the same in every run of the same seed: it is view ``i mod views``, jittered anew in each epoch.
+    """
 
     def __init__(self, photos: Sequence[Path], recipe: StudentRecipe, cache: Path) -> None:
         self.photos, self.recipe = photos, recipe
         self.views = 2 + recipe.crops
+        self.count, self.seed = recipe.train.steps * recipe.train.batch_size, recipe.train.seed
         size = recipe.model.image_size
         self.pixels = self._open(cache / "pixels.npy", (len(photos) * self.views, 3, size, size), np.uint8)
         patches = (size // 32) ** 2
-        shape = (len(photos) * self.views, patches, recipe.model.teacher_dim)
+        shape = (len(photos) * self.views, patches, recipe.model.embed_dim)
         self.features = self._open(cache / "features.npy", shape, np.float16)
         self.done = self._open(cache / "done.npy", (len(photos),), np.uint8)
         self._fill(MobileNetTeacher(recipe.teacher))
 
     @staticmethod
-    def _open(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:  # type: ignore[type-arg]
+    def _open(path: Path, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
-        mode = "r+" if path.exists() else "w+"
-        return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
+        if not path.exists():
+            return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        saved = np.lib.format.open_memmap(path, mode="r+")
+        if saved.shape != shape or saved.dtype != dtype:
+            raise InputError(f"{path} belongs to other photos or another recipe: remove {path.parent}, and try again")
+        return saved
 
     def _fill(self, teacher: MobileNetTeacher) -> None:
         """Compute what an earlier run has not."""
@@ -78,17 +92,20 @@ class TeacherViews(Dataset[Any]):
             self.done[i] = 1
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return self.count
 
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
-        pixels = torch.from_numpy(self.pixels[i].astype(np.float32) / 255)
-        gain, shift = 1 + 0.2 * (torch.rand(3, 1, 1) - 0.5), 0.1 * (torch.rand(1) - 0.5)
-        jittered = (pixels * gain + shift).clamp(0, 1)
-        return {"pixels": jittered, "teacher": torch.from_numpy(self.features[i].astype(np.float32))}
+        rng, row = np.random.default_rng((self.seed, i)), i % len(self.pixels)
+        gain = rng.uniform(0.9, 1.1, size=(3, 1, 1)).astype(np.float32)
+        jittered = np.clip(self.pixels[row] * (gain / 255) + np.float32(rng.uniform(-0.05, 0.05)), 0, 1)
+        return {"pixels": torch.from_numpy(jittered), "teacher": torch.from_numpy(self.features[row].astype(np.float32))}
 
 
 def run(recipe: StudentRecipe, output: Path) -> list[dict[str, float]]:
-    """Train the image student of ``recipe`` into ``output``."""
+    """Train the image student of ``recipe`` into ``output`` and return the log.
+
+    Raises InputError if a manifest or a photo can't be read, BundleError for a teacher that isn't one.
+    """
     from pixvoice.data import load_dataset
 
     torch.manual_seed(recipe.train.seed)
@@ -96,8 +113,8 @@ def run(recipe: StudentRecipe, output: Path) -> list[dict[str, float]]:
     samples = [s for manifest in recipe.manifests for s in load_dataset(manifest, recipe.split)]
     views = TeacherViews(sorted({s.image for s in samples}), recipe, output / "views")
     model = Distillation(recipe.model)
-    model.student.to(memory_format=torch.channels_last)
-    some = torch.from_numpy(views.features[:: max(1, len(views) // 500)].astype(np.float32)).flatten(0, 1)
+    model.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    some = torch.from_numpy(views.features[:: max(1, len(views.features) // 500)].astype(np.float32)).flatten(0, 1)
     model.mean.copy_(some.mean(0))
     model.std.copy_(some.std(0) + 1e-3)
     log = train(model, views, recipe.train, output)

@@ -19,12 +19,7 @@ class StudentConfig:
     image_size: int = 224
     widths: tuple[int, ...] = (32, 64, 192, 384)
     blocks: tuple[int, ...] = (1, 1, 2, 2)
-    teacher_dim: int = 1024
-
-    @property
-    def embed_dim(self) -> int:
-        """D, the width of one patch's feature."""
-        return self.widths[-1]
+    embed_dim: int = 1024
 
 
 class ResidualBlock(nn.Module):
@@ -44,7 +39,10 @@ class ResidualBlock(nn.Module):
 
 
 class ImageStudent(nn.Module):
-    """Pixels (B, 3, H, W) in [0, 1] -> features (B, P, D), one a 32 x 32 pixel patch, row by row."""
+    """Pixels (B, 3, H, W) in [0, 1] -> features (B, P, D), one a 32 x 32 pixel patch, row by row.
+
+    The features are estimates of the teacher's, standardised; whatever reads the one can read the other.
+    """
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
@@ -57,15 +55,17 @@ class ImageStudent(nn.Module):
                 blocks.append(ResidualBlock(channels, width, 2 if stage > 0 and i == 0 else 1))
                 channels = width
         self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(channels, config.embed_dim)
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = (pixels * 2.0 - 1.0).contiguous(memory_format=torch.channels_last)
-        x = self.blocks(F.relu(self.norm(self.stem(x))))
-        return x.flatten(2).transpose(1, 2)
+        grid: Tensor = self.blocks(F.relu(self.norm(self.stem(x))))
+        features: Tensor = self.head(grid.flatten(2).transpose(1, 2))
+        return features
 
 
 class Distillation(nn.Module):
-    """The student and a linear head onto the teacher's standardised features."""
+    """The student beside the teacher's standardised features."""
 
     mean: Tensor
     std: Tensor
@@ -73,12 +73,10 @@ class Distillation(nn.Module):
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         self.student = ImageStudent(config)
-        self.head = nn.Linear(config.embed_dim, config.teacher_dim)
-        self.register_buffer("mean", torch.zeros(config.teacher_dim))
-        self.register_buffer("std", torch.ones(config.teacher_dim))
+        self.register_buffer("mean", torch.zeros(config.embed_dim))
+        self.register_buffer("std", torch.ones(config.embed_dim))
 
     def forward(self, pixels: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        """Pixels (B, 3, H, W) and teacher features (B, P, teacher_dim) -> ``loss``: unexplained share of variance."""
+        """Pixels (B, 3, H, W) and teacher features (B, P, D) -> ``loss``: the share of variance not explained."""
         target = (teacher.float() - self.mean) / self.std
-        predicted = self.head(self.student(pixels)).float()
-        return {"loss": F.mse_loss(predicted, target)}
+        return {"loss": F.mse_loss(self.student(pixels).float(), target)}
