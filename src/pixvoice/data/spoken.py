@@ -144,7 +144,7 @@ def _speak_one(sample: Sample, engine: Engine) -> Outcome:
     try:
         return Outcome(sample, seconds=engine.synthesize(sample.text, sample.speaker, sample.audio))
     except PixVoiceError as error:
-        return Outcome(sample, error=str(error))
+        return Outcome(sample, error=str(error).removeprefix(f"{sample.audio}: "))
 
 
 def _is_whole(path: Path) -> bool:
