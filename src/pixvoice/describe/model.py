@@ -7,7 +7,9 @@ steps is a ``Pattern``.  Source: Tran and Sakti, "From Pixels to Voice" (PixVoxL
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,7 @@ class PixVoxConfig:
     width: int = 256
     layers: int = 6
     heads: int = 4
-    image_dim: int = 512
+    image_dim: int = 1024
     max_steps: int = 160
     dropout: float = 0.1
 
@@ -48,7 +50,8 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """(B, S, D) -> (B, heads, S, D / heads)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        split: Tensor = x.unflatten(-1, (self.heads, -1))  # type: ignore[no-untyped-call]
+        return split.transpose(1, 2)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S', D) -> keys and values, each (B, heads, S', D / heads)."""
@@ -57,7 +60,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, causal: bool = False) -> Tensor:
         mixed = F.scaled_dot_product_attention(self.split(self.query(x)), key, value, is_causal=causal)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
 
 
 class DecoderLayer(nn.Module):
@@ -78,9 +82,7 @@ class DecoderLayer(nn.Module):
         normed = self.self_norm(x)
         key, value = self.self_attention.keys_values(normed)
         x = x + self.dropout(self.self_attention(normed, key, value, causal=True))
-        x = x + self.dropout(
-            self.cross_attention(self.cross_norm(x), *self.cross_attention.keys_values(image))
-        )
+        x = x + self.dropout(self.cross_attention(self.cross_norm(x), *self.cross_attention.keys_values(image)))
         return self.mlp(x)
 
     def step(self, x: Tensor, past: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,7 +96,8 @@ class DecoderLayer(nn.Module):
 
     def mlp(self, x: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
-        return x + self.dropout(self.contract(F.gelu(self.expand(self.mlp_norm(x)))))
+        added: Tensor = self.dropout(self.contract(F.gelu(self.expand(self.mlp_norm(x)))))
+        return x + added
 
 
 class PixVoxLM(nn.Module):
@@ -123,9 +126,14 @@ class PixVoxLM(nn.Module):
             for out in (module.self_attention.out, module.cross_attention.out, module.contract):
                 nn.init.normal_(out.weight, std=0.02 / math.sqrt(3 * self.dims.layers))
 
+    def decoder_layers(self) -> Iterator[DecoderLayer]:
+        """The layers, from the first to the last."""
+        return cast(Iterator[DecoderLayer], iter(self.layers))
+
     def see(self, features: Tensor) -> Tensor:
         """Image features (B, P, image_dim) -> (B, P, D)."""
-        return self.image_projection(self.image_norm(features))
+        image: Tensor = self.image_projection(self.image_norm(features))
+        return image
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Tokens (B, K, S) -> (B, S, D), the sum over codebooks."""
@@ -156,13 +164,13 @@ class PixVoxLM(nn.Module):
     def start(self, features: Tensor) -> Tensor:
         """Image features (B, P, image_dim) -> cross keys and values (layers, 2, B, heads, P, d)."""
         image = self.see(features)
-        return torch.stack([torch.stack(layer.cross_attention.keys_values(image)) for layer in self.layers])
+        return torch.stack([torch.stack(layer.cross_attention.keys_values(image)) for layer in self.decoder_layers()])
 
     def step(self, tokens: Tensor, past: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, K), past (layers, 2, B, heads, S, d), cross -> logits (B, K, V + 1), past with S + 1."""
         x = self.embed(tokens[:, :, None]) + self.positions.weight[past.shape[4]]
         pasts = []
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.decoder_layers()):
             x, past_i = layer.step(x, past[i], cross[i])
             pasts.append(past_i)
         x = self.norm(x)[:, 0]

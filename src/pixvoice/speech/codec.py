@@ -7,6 +7,7 @@ Everything runs at frame rate, so it trains and decodes on a CPU (the design of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +64,8 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         mixed = self.depthwise(F.pad(frames.transpose(1, 2), (self.past, self.future))).transpose(1, 2)
-        return frames + self.scale * self.contract(F.gelu(self.expand(self.norm(mixed))))
+        added: Tensor = self.scale * self.contract(F.gelu(self.expand(self.norm(mixed))))
+        return frames + added
 
 
 class CodecEncoder(nn.Module):
@@ -88,7 +90,8 @@ class CodecEncoder(nn.Module):
         frames = self.down(frames.reshape(batch, length // self.downsample, width * self.downsample))
         for block in self.token_blocks:
             frames = block(frames)
-        return self.project(frames)
+        latents: Tensor = self.project(frames)
+        return latents
 
 
 class CodecDecoder(nn.Module):
@@ -106,8 +109,8 @@ class CodecDecoder(nn.Module):
         self.norm = nn.LayerNorm(c.width)
         self.head = InverseSTFTHead(c.width, c.n_fft, c.hop_length)
         self.upsample = c.downsample
-        fine_frames = sum(block.past for block in self.blocks) + c.n_fft // c.hop_length
-        self.context = 1 + sum(block.past for block in self.token_blocks) + -(-fine_frames // c.downsample)
+        fine_frames = _past(self.blocks) + c.n_fft // c.hop_length
+        self.context = 1 + _past(self.token_blocks) + -(-fine_frames // c.downsample)
 
     def forward(self, latents: Tensor) -> Tensor:
         frames = self.stem(latents.transpose(1, 2)).transpose(1, 2)
@@ -117,7 +120,13 @@ class CodecDecoder(nn.Module):
         frames = self.up(frames).reshape(batch, length * self.upsample, -1)
         for block in self.blocks:
             frames = block(frames)
-        return self.head(self.norm(frames))
+        audio: Tensor = self.head(self.norm(frames))
+        return audio
+
+
+def _past(blocks: nn.ModuleList) -> int:
+    """Frames that a stack of ``ConvNeXtBlock`` looks back."""
+    return sum(cast(ConvNeXtBlock, block).past for block in blocks)
 
 
 def spectral_loss(audio: Tensor, target: Tensor) -> Tensor:
@@ -151,7 +160,8 @@ class Codec(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, K', T) with K' <= K -> audio (B, T * frame_length)."""
-        return self.decoder(self.quantizer.decode(codes))
+        audio: Tensor = self.decoder(self.quantizer.decode(codes))
+        return audio
 
     def forward(self, audio: Tensor) -> dict[str, Tensor]:
         """Audio (B, L), L a multiple of the frame length -> ``loss``, a scalar."""

@@ -61,11 +61,13 @@ class CTCRecognizer(nn.Module):
         frames = F.gelu(self.down(F.gelu(self.stem(mel)))).transpose(1, 2)
         for block in self.blocks:
             frames = block(self.dropout(frames))
-        return self.norm(frames)
+        hidden: Tensor = self.norm(frames)
+        return hidden
 
     def logits(self, audio: Tensor) -> Tensor:
         """Audio (B, L) -> logits (B, T, letters + blank)."""
-        return self.head(self.forward_features(audio))
+        logits: Tensor = self.head(self.forward_features(audio))
+        return logits
 
     def forward(self, audio: Tensor, lengths: Tensor, letters: Tensor, letter_counts: Tensor) -> dict[str, Tensor]:
         """Audio (B, L), ``lengths`` (B,) in samples, letters (B, N), ``letter_counts`` (B,) -> CTC ``loss``."""
@@ -80,15 +82,16 @@ def mask_bands(mel: Tensor) -> Tensor:
 
     Source: Park et al. 2019, "SpecAugment".
     """
-    batch, bands, frames = mel.shape
-    low = torch.randint(bands, (batch, 1))
-    keep = (torch.arange(bands) < low) | (torch.arange(bands) >= low + torch.randint(12, (batch, 1)))
-    mel = mel * keep[:, :, None]
+    mel = mel * _keep(mel.shape[0], mel.shape[1]).to(mel.device)[:, :, None]
     for _ in range(2):
-        first = torch.randint(frames, (batch, 1))
-        keep = (torch.arange(frames) < first) | (torch.arange(frames) >= first + torch.randint(12, (batch, 1)))
-        mel = mel * keep[:, None]
+        mel = mel * _keep(mel.shape[0], mel.shape[2]).to(mel.device)[:, None]
     return mel
+
+
+def _keep(rows: int, size: int) -> Tensor:
+    """(rows, size): False in one random span of up to 11 places a row."""
+    place, first = torch.arange(size), torch.randint(size, (rows, 1))
+    return (place < first) | (place >= first + torch.randint(12, (rows, 1)))
 
 
 def greedy(logits: Tensor) -> list[str]:

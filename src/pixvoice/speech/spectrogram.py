@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pixvoice.contracts import Floats
 
-def _mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:  # type: ignore[type-arg]
+
+def _mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Floats:
     """Triangular filters (n_mels, n_fft // 2 + 1) on the HTK mel scale (Young et al., The HTK Book)."""
     mel_max = 2595.0 * math.log10(1.0 + sample_rate / 2 / 700.0)
     edges_hz = 700.0 * (10.0 ** (np.linspace(0.0, mel_max, n_mels + 2) / 2595.0) - 1.0)
@@ -32,6 +34,9 @@ class LogMel(nn.Module):
     Frame t is centred on sample (t + 1/2) * hop_length; the ends are padded with zeros.
     """
 
+    basis: Tensor
+    filters: Tensor
+
     def __init__(self, sample_rate: int, n_fft: int, hop_length: int, n_mels: int) -> None:
         super().__init__()
         self.hop_length = hop_length
@@ -51,8 +56,12 @@ class InverseSTFTHead(nn.Module):
     """Hidden frames (B, T, D) -> audio (B, T * hop_length) through magnitude, phase and overlap-add.
 
     Frame t covers the n_fft samples centred on (t + 1/2) * hop_length.
+    ``n_fft`` is an odd multiple of ``hop_length``, so that ``envelope`` begins where the audio does.
     Source: Siuzdak 2023, "Vocos: Closing the gap between time-domain and Fourier-based neural vocoders".
     """
+
+    basis: Tensor
+    envelope: Tensor
 
     def __init__(self, width: int, n_fft: int, hop_length: int) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from pixvoice.audio import read_audio
+from pixvoice.errors import InputError
 from pixvoice.speech.codec import Codec, CodecConfig
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.trainer import save_model, train
@@ -23,7 +24,7 @@ class CodecRecipe:
 
     manifests: tuple[Path, ...]
     train: TrainOptions
-    model: CodecConfig = CodecConfig()
+    model: CodecConfig = field(default_factory=CodecConfig)
     split: str = "train"
     crop_frames: int = 24
 
@@ -39,7 +40,7 @@ class SpeechCrops(Dataset[Any]):
 
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, i))
-        audio = read_audio(self.paths[rng.integers(len(self.paths))], self.sample_rate)
+        audio = read_audio(self.paths[int(rng.integers(len(self.paths)))], self.sample_rate)
         start = int(rng.integers(max(1, len(audio) - self.length + 1)))
         crop = np.zeros(self.length, dtype=np.float32)
         piece = audio[start : start + self.length]
@@ -48,17 +49,20 @@ class SpeechCrops(Dataset[Any]):
 
 
 def run(recipe: CodecRecipe, output: Path) -> list[dict[str, float]]:
-    """Train the codec of ``recipe`` into ``output``."""
+    """Train the codec of ``recipe`` into ``output`` and return the log.
+
+    Raises InputError if a manifest or a recording can't be read, or if there is no recording.
+    """
     from pixvoice.data import load_dataset
 
     torch.manual_seed(recipe.train.seed)
     samples = [s for manifest in recipe.manifests for s in load_dataset(manifest, recipe.split)]
     paths = [s.audio for s in samples if s.audio is not None]
+    if not paths:
+        raise InputError("no sample has a recording: make some with `pixvoice synthesize`, and name its manifest")
     config = recipe.model
     count = recipe.train.steps * recipe.train.batch_size
-    crops = SpeechCrops(
-        paths, config.sample_rate, recipe.crop_frames * config.frame_length, count, recipe.train.seed
-    )
+    crops = SpeechCrops(paths, config.sample_rate, recipe.crop_frames * config.frame_length, count, recipe.train.seed)
     model = Codec(config)
     log = train(model, crops, recipe.train, output)
     save_model(model, config, "codec", output)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.progress import track
 from torch.utils.data import Dataset
@@ -15,6 +17,7 @@ from torch.utils.data import Dataset
 from pixvoice.audio import read_audio
 from pixvoice.contracts import Codes
 from pixvoice.describe.model import IGNORE, PixVoxConfig, PixVoxLM
+from pixvoice.errors import BundleError, InputError, OptionError
 from pixvoice.images import read_image
 from pixvoice.patterns import Pattern, make_pattern
 from pixvoice.speech.codec import Codec, CodecConfig
@@ -28,17 +31,20 @@ from pixvoice.vision.student import ImageStudent, StudentConfig
 class DescriberRecipe:
     """What ``task: describer`` takes: manifests with photos and audio, a trained codec and image student.
 
-    Recordings longer than ``max_frames`` token frames are left out.
+    Recordings longer than ``max_frames`` token frames are left out.  The first ``teacher_steps`` steps see the
+    teacher's features, which the student's training left in its ``views`` folder, in place of the student's.
     """
 
     manifests: tuple[Path, ...]
     codec: Path
     student: Path
     train: TrainOptions
-    model: PixVoxConfig = PixVoxConfig()
+    model: PixVoxConfig = field(default_factory=PixVoxConfig)
     split: str = "train"
     crops: int = 2
     max_frames: int = 64
+    teacher_views: Path | None = None
+    teacher_steps: int = 0
     cache: Path | None = None
 
 
@@ -61,32 +67,30 @@ class CaptionBatches(Dataset[Any]):
     """``count`` whole batches of captions of about equal length; batch i is the same in every run of the same seed."""
 
     def __init__(
-        self, codes: list[Codes], photo: list[int], features: np.ndarray[Any, Any], views: int, recipe: DescriberRecipe
+        self, codes: list[Codes], photo: list[int], features: "PhotoFeatures", recipe: DescriberRecipe
     ) -> None:
-        self.codes, self.photo, self.features, self.views = codes, photo, features, views
+        self.codes, self.photo, self.features = codes, photo, features
         self.config = recipe.model
         self.pattern = make_pattern(recipe.model.pattern, recipe.model.num_codebooks)
         self.size, self.seed, self.count = recipe.train.batch_size, recipe.train.seed, recipe.train.steps
         self.per_epoch = max(1, len(codes) // self.size)
-        self._epoch, self._order = -1, np.empty(0)
+        self._orders: dict[int, npt.NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
         return self.count
 
-    def _batches(self, epoch: int) -> np.ndarray[Any, Any]:
+    def _batches(self, epoch: int) -> npt.NDArray[np.int64]:
         """Captions of one epoch, (per_epoch, batch size): shuffled, then sorted by length within 32 batches."""
-        if epoch != self._epoch:
+        if epoch not in self._orders:
             rng = np.random.default_rng((self.seed, epoch))
             order = rng.permutation(len(self.codes))
             lengths = np.array([c.shape[1] for c in self.codes])
-            chunk = self.size * 32
-            order = np.concatenate(
-                [part[np.argsort(lengths[part], kind="stable")] for part in np.split(order, range(chunk, len(order), chunk))]
-            )
+            parts = np.split(order, range(self.size * 32, len(order), self.size * 32))
+            order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
             order = np.resize(order, max(len(order), self.size))
             batches = order[: self.per_epoch * self.size].reshape(self.per_epoch, self.size)
-            self._epoch, self._order = epoch, rng.permutation(batches)
-        return self._order
+            self._orders[epoch] = rng.permutation(batches)
+        return self._orders[epoch]
 
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
         epoch, number = divmod(i, self.per_epoch)
@@ -96,32 +100,65 @@ class CaptionBatches(Dataset[Any]):
         steps = max(inputs.shape[1] for inputs, _ in pairs)
         inputs = [np.pad(x, ((0, 0), (0, steps - x.shape[1])), constant_values=self.config.special) for x, _ in pairs]
         labels = [np.pad(y, ((0, 0), (0, steps - y.shape[1])), constant_values=IGNORE) for _, y in pairs]
-        chosen = [self.photo[r] * self.views + int(rng.integers(self.views)) for r in rows]
         return {
-            "features": torch.from_numpy(self.features[chosen].astype(np.float32)),
+            "features": torch.from_numpy(self.features.some_view([self.photo[r] for r in rows], i, rng)),
             "tokens": torch.from_numpy(np.stack(inputs)),
             "labels": torch.from_numpy(np.stack(labels)),
         }
 
 
-def encode_photos(photos: Sequence[Path], student: Path, crops: int, cache: Path) -> np.ndarray[Any, Any]:
-    """Features of 2 + ``crops`` views of each photo, (photos * views, P, D) float16, kept in ``cache``."""
-    path = cache / "features.npy"
-    if not path.exists():
-        encoder = load_model(student, "student", StudentConfig, ImageStudent)
-        features = []
-        for i, photo in enumerate(track(photos, description="image features")):
-            image = read_image(photo)
-            views = np.stack([view(image, n, encoder.dims.image_size, seed=i) for n in range(2 + crops)])
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-                features.append(encoder(torch.from_numpy(views)).half().numpy())
-        _save(path, np.concatenate(features))
-    return np.load(path, mmap_mode="r")
+class PhotoFeatures:
+    """Image features of 2 + ``crops`` views of each photo: the teacher's in the first steps, then the student's."""
+
+    def __init__(self, photos: Sequence[Path], recipe: DescriberRecipe, cache: Path) -> None:
+        self.photos, self.recipe, self.cache = photos, recipe, cache
+        self.views = 2 + recipe.crops
+
+    @cached_property
+    def student(self) -> np.ndarray[Any, Any]:
+        """(photos * views, P, D) float16, computed at the first call and kept in the cache."""
+        path = self.cache / f"features-{fingerprint(self.recipe.student, self.photos, self.recipe.crops)}.npy"
+        if not path.exists():
+            encoder = load_model(self.recipe.student, "student", StudentConfig, ImageStudent)
+            features = []
+            for i, photo in enumerate(track(self.photos, description="image features")):
+                image = read_image(photo)
+                views = np.stack([view(image, n, encoder.dims.image_size, seed=i) for n in range(self.views)])
+                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                    features.append(encoder(torch.from_numpy(views)).half().numpy())
+            _save(path, np.concatenate(features))
+        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+    @cached_property
+    def teacher(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Features (photos * views, P, D), mean (D,) and deviation (D,).  Raises InputError for other photos."""
+        folder = self.recipe.teacher_views
+        if folder is None or not (folder / "statistics.npz").exists():
+            raise InputError(f"no teacher features in {folder}: train the student first, or set teacher_steps to 0")
+        statistics = np.load(folder / "statistics.npz")
+        features = np.load(folder / "features.npy", mmap_mode="r")
+        if (
+            list(statistics["photos"]) != [p.name for p in self.photos]
+            or len(features) != len(self.photos) * self.views
+        ):
+            raise InputError(f"{folder} was made from other photos or crops: use the student's manifests and crops")
+        return features, statistics["mean"], statistics["std"]
+
+    def some_view(self, photos: list[int], step: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        """Features (B, P, D) float32 of a random view of each of ``photos`` (B numbers) at training step ``step``."""
+        rows = [photo * self.views + int(rng.integers(self.views)) for photo in photos]
+        if step >= self.recipe.teacher_steps:
+            return self.student[rows].astype(np.float32)
+        features, mean, std = self.teacher
+        return (features[rows].astype(np.float32) - mean) / std
 
 
 def encode_speech(paths: Sequence[Path], folder: Path, num_codebooks: int, cache: Path) -> list[Codes]:
-    """Codes (K, T) of each recording, kept in ``cache``."""
-    path = cache / "codes.npz"
+    """Codes (K, T) of each recording: the first ``num_codebooks`` of those that the codec in ``folder`` gives.
+
+    They are kept in ``cache`` under a name that changes with the codec's weights and the recordings.
+    """
+    path = cache / f"codes-{fingerprint(folder, paths)}.npz"
     if not path.exists():
         codec = load_model(folder, "codec", CodecConfig, Codec)
         codes = []
@@ -132,36 +169,61 @@ def encode_speech(paths: Sequence[Path], folder: Path, num_codebooks: int, cache
         _save(path, flat=np.concatenate(codes, axis=1), lengths=np.array([c.shape[1] for c in codes]))
     saved = np.load(path)
     flat = saved["flat"][:num_codebooks].astype(np.int64)
+    if len(flat) < num_codebooks:
+        raise OptionError(f"model.num_codebooks is {num_codebooks}, but the codec in {folder} has {len(flat)}")
     return np.split(flat, np.cumsum(saved["lengths"])[:-1], axis=1)
 
 
-def _save(path: Path, *array: np.ndarray[Any, Any], **arrays: np.ndarray[Any, Any]) -> None:
+def fingerprint(folder: Path, files: Sequence[Path], *options: int) -> str:
+    """12 hexadecimal digits that change with the weights in ``folder``, the files' names, sizes and dates, and options.
+
+    Raises BundleError if ``folder`` has no weights, InputError if a file is missing.
+    """
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise BundleError(f"no trained model in {folder} (model.safetensors is missing): train it first")
+    digest = hashlib.sha256(weights.read_bytes())
+    try:
+        for file in files:
+            status = file.stat()
+            digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}; see all with: pixvoice manifest check") from None
+    digest.update(repr(options).encode())
+    return digest.hexdigest()[:12]
+
+
+def _save(path: Path, *array: npt.NDArray[Any], **arrays: npt.NDArray[Any]) -> None:
     """Write .npy or .npz so that a killed run leaves no half file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     with temporary.open("wb") as file:
-        np.savez(file, **arrays) if arrays else np.save(file, array[0])
+        np.savez(file, **arrays) if arrays else np.save(file, array[0])  # type: ignore[arg-type]
     temporary.replace(path)
 
 
 def run(recipe: DescriberRecipe, output: Path) -> list[dict[str, float]]:
-    """Train the describer of ``recipe`` into ``output``."""
+    """Train the describer of ``recipe`` into ``output`` and return the log.
+
+    Raises InputError if a manifest, photo or recording can't be read, BundleError for a codec or image student that
+    isn't one, OptionError if the codec has other codebooks than ``recipe.model``.
+    """
     from pixvoice.data import load_dataset
 
-    torch.manual_seed(recipe.train.seed)
     torch.set_num_threads(recipe.train.threads)
     samples = [s for m in recipe.manifests for s in load_dataset(m, recipe.split) if s.audio is not None]
+    if not samples:
+        raise InputError("no sample has a recording: make some with `pixvoice synthesize`, and name its manifest")
     photos = sorted({s.image for s in samples})
     cache = recipe.cache or output / "cache"
-    features = encode_photos(photos, recipe.student, recipe.crops, cache)
     audio = [s.audio for s in samples if s.audio is not None]
     codes = encode_speech(audio, recipe.codec, recipe.model.num_codebooks, cache)
-    config = replace(recipe.model, image_dim=features.shape[-1])
     number = {photo: i for i, photo in enumerate(photos)}
     kept = [i for i, c in enumerate(codes) if c.shape[1] <= recipe.max_frames]
     rows = [number[samples[i].image] for i in kept]
-    batches = CaptionBatches([codes[i] for i in kept], rows, features, 2 + recipe.crops, recipe)
-    model = PixVoxLM(config)
+    batches = CaptionBatches([codes[i] for i in kept], rows, PhotoFeatures(photos, recipe, cache), recipe)
+    torch.manual_seed(recipe.train.seed)
+    model = PixVoxLM(recipe.model)
     log = train(model, batches, replace(recipe.train, batch_size=1), output, collate=lambda items: items[0])
-    save_model(model, config, "describer", output)
+    save_model(model, recipe.model, "describer", output)
     return log

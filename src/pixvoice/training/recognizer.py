@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from pixvoice.audio import read_audio
 from pixvoice.contracts import Audio
+from pixvoice.errors import InputError
 from pixvoice.manifest import Sample
 from pixvoice.speech.ctc import CTCConfig, CTCRecognizer, to_letters
 from pixvoice.training.options import TrainOptions
@@ -25,7 +26,7 @@ class RecognizerRecipe:
 
     manifests: tuple[Path, ...]
     train: TrainOptions
-    model: CTCConfig = CTCConfig()
+    model: CTCConfig = field(default_factory=CTCConfig)
     split: str = "train"
     max_seconds: float = 7.0
 
@@ -35,7 +36,8 @@ def disturb(audio: Audio, rng: np.random.Generator) -> Audio:
     padded = np.pad(audio, (int(rng.integers(6400)), int(rng.integers(6400))))
     level = np.sqrt(np.mean(audio**2) + 1e-9)
     noise = rng.standard_normal(len(padded), dtype=np.float32) * level * 10 ** (-rng.uniform(5, 50) / 20)
-    return ((padded + noise) * rng.uniform(0.4, 1.3)).astype(np.float32)
+    disturbed: Audio = ((padded + noise) * rng.uniform(0.4, 1.3)).astype(np.float32)
+    return disturbed
 
 
 class SpokenTexts(Dataset[Any]):
@@ -69,11 +71,16 @@ def collate(items: list[tuple[Audio, list[int]]]) -> dict[str, torch.Tensor]:
 
 
 def run(recipe: RecognizerRecipe, output: Path) -> list[dict[str, float]]:
-    """Train the recognizer of ``recipe`` into ``output``."""
+    """Train the recognizer of ``recipe`` into ``output`` and return the log.
+
+    Raises InputError if a manifest or a recording can't be read, or if no recording has text.
+    """
     from pixvoice.data import load_dataset
 
     torch.manual_seed(recipe.train.seed)
     samples = [s for m in recipe.manifests for s in load_dataset(m, recipe.split) if s.audio and s.text]
+    if not samples:
+        raise InputError("no sample has both a recording and text: make some with `pixvoice synthesize`")
     model = CTCRecognizer(recipe.model)
     log = train(model, SpokenTexts(samples, recipe), recipe.train, output, collate)
     save_model(model, recipe.model, "recognizer", output)

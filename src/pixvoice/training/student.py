@@ -66,6 +66,9 @@ class TeacherViews(Dataset[Any]):
         self.features = self._open(cache / "features.npy", shape, np.float16)
         self.done = self._open(cache / "done.npy", (len(photos),), np.uint8)
         self._fill(MobileNetTeacher(recipe.teacher))
+        some = self.features[:: max(1, len(self) // 500)].astype(np.float32).reshape(-1, recipe.model.embed_dim)
+        self.mean, self.std = some.mean(0), some.std(0) + 1e-3
+        np.savez(cache / "statistics.npz", mean=self.mean, std=self.std, photos=[p.name for p in photos])
 
     @staticmethod
     def _open(path: Path, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
@@ -98,7 +101,10 @@ class TeacherViews(Dataset[Any]):
         rng, row = np.random.default_rng((self.seed, i)), i % len(self.pixels)
         gain = rng.uniform(0.9, 1.1, size=(3, 1, 1)).astype(np.float32)
         jittered = np.clip(self.pixels[row] * (gain / 255) + np.float32(rng.uniform(-0.05, 0.05)), 0, 1)
-        return {"pixels": torch.from_numpy(jittered), "teacher": torch.from_numpy(self.features[row].astype(np.float32))}
+        return {
+            "pixels": torch.from_numpy(jittered),
+            "teacher": torch.from_numpy(self.features[row].astype(np.float32)),
+        }
 
 
 def run(recipe: StudentRecipe, output: Path) -> list[dict[str, float]]:

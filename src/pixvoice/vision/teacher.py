@@ -38,7 +38,6 @@ class MobileNetTeacher:
     @staticmethod
     def _layer(tensors: dict[str, Tensor], conv: str, norm: str, stride: int) -> tuple[Tensor, Tensor, int]:
         """The convolution with its batch norm folded in: weight, bias, stride."""
-
         scale = tensors[f"{norm}.gamma"] / torch.sqrt(tensors[f"{norm}.moving_variance"] + EPSILON)
         weight = tensors[f"{conv}.weight"] * scale[:, None, None, None]
         bias = tensors[f"{norm}.beta"] - tensors[f"{norm}.moving_mean"] * scale

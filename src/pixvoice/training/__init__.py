@@ -1,0 +1,1 @@
+"""Recipes -> Hugging Face Trainer."""
