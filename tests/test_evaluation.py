@@ -290,6 +290,21 @@ def test_without_speech_of_the_ground_truth_the_ceiling_is_null(java: None, phot
     assert values["n_photos"] == 3
 
 
+def test_a_describer_that_says_nothing_scores_nothing(java: None, photos: list[Photo], voice: Voice) -> None:
+    class Mute(FakeDescriber):
+        def describe(self, image: Path, *, seed: int) -> FakeDescription:
+            return FakeDescription(np.zeros(0, np.float32))
+
+    class Deaf(FakeRecognizer):
+        def transcribe(self, audio: Sequence[Audio]) -> list[str]:
+            return [""] * len(audio)
+
+    result = DescribeEvaluation(Mute(voice), Deaf(voice)).run(photos)
+    assert result.scores.bleu_1 == pytest.approx(0.0)
+    assert (result.speech_seconds_per_photo, result.real_time_factor) == (0.0, None)
+    results_console().print(describe_table(result))
+
+
 def test_recordings_are_preferred_to_synthesis(java: None, photos: list[Photo], voice: Voice, tmp_path: Path) -> None:
     recorded = []
     for photo in photos:

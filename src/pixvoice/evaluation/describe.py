@@ -68,7 +68,7 @@ class DescribeResult:
     n_photos: int
     n_failed: int
     speech_seconds_per_photo: float
-    real_time_factor: float  # seconds of computing for one second of speech: under 1 is faster than speaking
+    real_time_factor: float | None  # seconds of computing for one second of speech: under 1 is faster than speaking
 
     def as_dict(self) -> dict[str, Any]:
         """One JSON object: the scores at its top, then everything else by name."""
@@ -151,7 +151,7 @@ class DescribeEvaluation:
             n_photos=len(self.heard),
             n_failed=self.n_failed,
             speech_seconds_per_photo=speech_s / len(self.heard),
-            real_time_factor=sum(one.compute_s for one in self.heard) / speech_s if speech_s else float("inf"),
+            real_time_factor=sum(one.compute_s for one in self.heard) / speech_s if speech_s else None,
         )
 
 

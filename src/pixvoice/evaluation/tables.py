@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pixvoice.evaluation.captions import METRICS, CaptionScores
@@ -32,14 +33,14 @@ def describe_table(result: DescribeResult) -> Table:
                 table.add_row(row.name, *_numbers(row), "-", "-", "-")
         table.add_section()
     table.add_row("[italic]this run")
-    ours = f"{result.speech_seconds_per_photo:.1f}", f"{result.real_time_factor:.3f}"
+    ours = _number(result.speech_seconds_per_photo, 1), _number(result.real_time_factor, 3)
     table.add_row("ours", *_numbers(result.scores), "-", *ours)
     ceiling = "ground truth, its five", result.ceiling, result.wer
     others = "ground truth, the other four", result.ceiling_leave_one_out, None
     for name, scores, wer in (ceiling, others, ("ground truth after codec", None, result.wer_resynthesised)):
         table.add_row(name, *_numbers(scores), _number(wer, 1), "-", "-")
     table.caption = (
-        f"{result.n_photos} photos, {result.n_failed} failed, recognizer {result.recognizer}."
+        f"{result.n_photos} photos, {result.n_failed} failed, recognizer {escape(result.recognizer)}."
         " Published rows are of the official test split and other recognizers."
     )
     return table
@@ -56,7 +57,7 @@ def codec_table(result: CodecResult) -> Table:
     table.add_row("original", _number(result.wer, 1), "1.000", "4.64", "256.0")
     coded = _number(result.stoi, 3), _number(result.pesq, 2), _number(result.kbit_per_second, 2)
     table.add_row(f"after the codec, {result.codebooks} codebooks", _number(result.wer_resynthesised, 1), *coded)
-    table.caption = f"{result.n_clips} clips, {result.n_failed} failed, recognizer {result.recognizer}"
+    table.caption = f"{result.n_clips} clips, {result.n_failed} failed, recognizer {escape(result.recognizer)}"
     return table
 
 
