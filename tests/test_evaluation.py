@@ -13,7 +13,7 @@ import pytest
 
 from pixvoice.audio import write_wav
 from pixvoice.contracts import Audio, Codes, Recognizer, SpeechTokenizer
-from pixvoice.errors import InputError, MissingToolError, OptionError, OutputError, PixVoiceError
+from pixvoice.errors import BundleError, InputError, MissingToolError, OptionError, OutputError, PixVoiceError
 from pixvoice.evaluation.captions import METRICS, caption_scores
 from pixvoice.evaluation.codec import evaluate_codec, pesq_score, stoi_score
 from pixvoice.evaluation.describe import DescribeEvaluation, DescribeResult
@@ -303,6 +303,17 @@ def test_a_describer_that_says_nothing_scores_nothing(java: None, photos: list[P
     assert result.scores.bleu_1 == pytest.approx(0.0)
     assert (result.speech_seconds_per_photo, result.real_time_factor) == (0.0, None)
     results_console().print(describe_table(result))
+
+
+def test_a_bundle_that_can_not_encode_speech_says_so_once(java: None, photos: list[Photo], voice: Voice) -> None:
+    class DecoderOnly(FakeTokenizer):
+        def encode(self, audio: Audio) -> Codes:
+            raise BundleError("no codec_encoder.onnx")
+
+    told: list[PixVoiceError] = []
+    describer = FakeDescriber(voice, DecoderOnly())
+    result = DescribeEvaluation(describer, FakeRecognizer(voice), voice.speak, on_failure=told.append).run(photos)
+    assert (result.wer, result.wer_resynthesised, result.n_failed, len(told)) == (0.0, None, 0, 1)
 
 
 def test_recordings_are_preferred_to_synthesis(java: None, photos: list[Photo], voice: Voice, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pixvoice.audio import SAMPLE_RATE
 from pixvoice.contracts import Audio, Recognizer, SpeechTokenizer
-from pixvoice.errors import InputError, OptionError, PixVoiceError
+from pixvoice.errors import InputError, OptionError, OutputError, PixVoiceError
 from pixvoice.evaluation.photos import Photo, Speak, ground_truth_speech
 from pixvoice.evaluation.preparation import Listener, resample
 from pixvoice.evaluation.wer import word_error_rate
@@ -71,7 +71,7 @@ def evaluate_codec(
                 continue
             audio = resample(speech, SAMPLE_RATE, tokenizer.sample_rate)
             coded = tokenizer.decode(tokenizer.encode(audio)[:kept])
-        except PixVoiceError as error:
+        except (InputError, OutputError) as error:
             n_failed += 1
             on_failure(error)
             continue

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pixvoice.audio import SAMPLE_RATE
 from pixvoice.contracts import Audio, Recognizer, SpeechTokenizer
-from pixvoice.errors import InputError, PixVoiceError
+from pixvoice.errors import BundleError, InputError, OutputError, PixVoiceError
 from pixvoice.evaluation.captions import CaptionScores, caption_scores
 from pixvoice.evaluation.photos import Photo, Speak, ground_truth_speech
 from pixvoice.evaluation.preparation import Listener, resample
@@ -96,13 +96,14 @@ class DescribeEvaluation:
     on_heard: Callable[[int, Heard], None] = lambda row, heard: None
     heard: list[Heard] = field(default_factory=list)
     n_failed: int = 0
+    _encodes: bool = True
 
     def run(self, photos: Iterable[Photo]) -> DescribeResult:
         """Describe, hear and score.  Raises InputError when not one photo could be described."""
         for row, photo in enumerate(photos):
             try:
                 heard = self._one(row, photo)
-            except PixVoiceError as error:
+            except InputError as error:
                 self._failed(error)
                 continue
             self.heard.append(heard)
@@ -122,13 +123,24 @@ class DescribeEvaluation:
             speech = ground_truth_speech(photo, self.speak)
             if speech is not None:
                 truth = listener.hear(speech, SAMPLE_RATE, row)
-                tokenizer: SpeechTokenizer | None = getattr(self.describer, "tokenizer", None)
-                if tokenizer is not None:
-                    codes = tokenizer.encode(resample(speech, SAMPLE_RATE, tokenizer.sample_rate))
-                    resynthesised = listener.hear(tokenizer.decode(codes), tokenizer.sample_rate, row)
-        except PixVoiceError as error:  # the photo's own description is still scored
+                coded = self._resynthesised(speech)
+                resynthesised = None if coded is None else listener.hear(*coded, row)
+        except (InputError, OutputError) as error:  # the photo's own description is still scored
             self._failed(error)
         return Heard(photo, text, spoken.audio, spoken.sample_rate, compute_s, truth, resynthesised)
+
+    def _resynthesised(self, speech: Audio) -> tuple[Audio, int] | None:
+        """Speech (L,) after the bundle's codec, with its rate (Hz); None for a bundle that can't encode speech."""
+        tokenizer: SpeechTokenizer | None = getattr(self.describer, "tokenizer", None)
+        if tokenizer is None or not self._encodes:
+            return None
+        try:
+            codes = tokenizer.encode(resample(speech, SAMPLE_RATE, tokenizer.sample_rate))
+        except BundleError as error:
+            self._encodes = False
+            self.on_failure(error)
+            return None
+        return tokenizer.decode(codes), tokenizer.sample_rate
 
     def _failed(self, error: PixVoiceError) -> None:
         self.n_failed += 1
