@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from pixvoice.audio import write_bytes_atomically
-from pixvoice.errors import BundleError
+from pixvoice.errors import BundleError, OutputError
+from pixvoice.files import write_bytes_atomically
 from pixvoice.training.options import TrainOptions
+from pixvoice.training.progress import RunProgress, loss_curve
 
 C = TypeVar("C")
 M = TypeVar("M", bound=nn.Module)
@@ -39,10 +41,15 @@ def train(
     options: TrainOptions,
     output: Path,
     collate: Callable[[list[Any]], dict[str, Any]] | None = None,
+    in_order: bool = False,
 ) -> list[dict[str, float]]:
-    """Train ``model`` (its forward returns a dict with ``loss``) and return the log, one entry a ``log_every`` steps.
+    """Train ``model`` (its forward returns a dict with ``loss``) and return the loss curve.
 
-    A run that was killed goes on from its last complete checkpoint in ``output``.
+    Items are shuffled, unless the data set has an order of its own (``in_order``).
+    A run that was killed goes on from its last complete checkpoint in ``output``, and ends with the same curve and
+    weights if an item of ``dataset`` is a function of its number alone and checkpoints fall on log entries.
+
+    Raises OutputError if ``output`` can't be written.
     """
     torch.set_num_threads(options.threads)
     arguments = TrainingArguments(
@@ -60,24 +67,33 @@ def train(
         save_steps=options.save_every,
         save_total_limit=2,
         logging_steps=options.log_every,
+        train_sampling_strategy="sequential" if in_order else "random",
         seed=options.seed,
         data_seed=options.seed,
         report_to="none",
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        disable_tqdm=True,
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=collate)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(RunProgress(output))
     checkpoint = last_complete_checkpoint(output / "checkpoints")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return trainer.state.log_history
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{output}: the training stopped ({error}); mend that, and give the command again") from error
+    return loss_curve(trainer.state.log_history)
 
 
 def save_model(model: nn.Module, config: Any, task: str, output: Path) -> None:
-    """Write ``model.safetensors`` and ``config.json`` (a dataclass of sizes, and the task)."""
+    """Write ``model.safetensors`` and ``config.json`` (a dataclass of sizes, and the task).
+
+    Raises OutputError if ``output`` can't be written.
+    """
     output.mkdir(parents=True, exist_ok=True)
-    temporary = output / ".model.safetensors.part"
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
-    temporary.replace(output / "model.safetensors")
+    weights = save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+    write_bytes_atomically(output / "model.safetensors", weights)
     text = json.dumps({"task": task, "config": asdict(config)}, indent=2)
     write_bytes_atomically(output / "config.json", text.encode())
 
@@ -94,8 +110,9 @@ def load_model(folder: Path, task: str, config_type: type[C], model_type: Callab
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["config"].items()}
         model = model_type(config_type(**config))
         model.load_state_dict(load_file(folder / "model.safetensors"))
-    except FileNotFoundError as error:
-        raise BundleError(f"no trained {task} in {folder} ({Path(error.filename).name} is missing)") from None
-    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+    except OSError as error:
+        reason = f"{Path(error.filename or folder / 'model.safetensors').name}: {error.strerror or 'not there'}"
+        raise BundleError(f"no trained {task} in {folder} ({reason}): give the folder of a finished training") from None
+    except (RuntimeError, TypeError, ValueError, KeyError, SafetensorError) as error:
         raise BundleError(f"{folder} is not a usable {task}: {str(error).splitlines()[0]}") from None
     return model.eval()
