@@ -66,7 +66,7 @@ class TeacherViews(Dataset[Any]):
         self.features = self._open(cache / "features.npy", shape, np.float16)
         self.done = self._open(cache / "done.npy", (len(photos),), np.uint8)
         self._fill(MobileNetTeacher(recipe.teacher))
-        some = self.features[:: max(1, len(self) // 500)].astype(np.float32).reshape(-1, recipe.model.embed_dim)
+        some = self.features[:: max(1, len(self.features) // 500)].astype(np.float32).reshape(-1, recipe.model.embed_dim)
         self.mean, self.std = some.mean(0), some.std(0) + 1e-3
         np.savez(cache / "statistics.npz", mean=self.mean, std=self.std, photos=[p.name for p in photos])
 
