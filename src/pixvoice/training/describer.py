@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,7 @@ def inputs_and_labels(codes: Codes, pattern: Pattern, special: int) -> tuple[Cod
 class CaptionBatches(Dataset[Any]):
     """``count`` whole batches of captions of about equal length; batch i is the same in every run of the same seed."""
 
-    def __init__(
-        self, codes: list[Codes], photo: list[int], features: "PhotoFeatures", recipe: DescriberRecipe
-    ) -> None:
+    def __init__(self, codes: list[Codes], photo: list[int], features: PhotoFeatures, recipe: DescriberRecipe) -> None:
         self.codes, self.photo, self.features = codes, photo, features
         self.config = recipe.model
         self.pattern = make_pattern(recipe.model.pattern, recipe.model.num_codebooks)
@@ -224,6 +223,7 @@ def run(recipe: DescriberRecipe, output: Path) -> list[dict[str, float]]:
     batches = CaptionBatches([codes[i] for i in kept], rows, PhotoFeatures(photos, recipe, cache), recipe)
     torch.manual_seed(recipe.train.seed)
     model = PixVoxLM(recipe.model)
-    log = train(model, batches, replace(recipe.train, batch_size=1), output, collate=lambda items: items[0])
+    options = replace(recipe.train, batch_size=1)
+    log = train(model, batches, options, output, collate=lambda items: items[0], in_order=True)
     save_model(model, recipe.model, "describer", output)
     return log

@@ -24,15 +24,21 @@ C = TypeVar("C")
 M = TypeVar("M", bound=nn.Module)
 
 
+def checkpoint_step(checkpoint: Path) -> int:
+    """The step at which a checkpoint was written; 0 if it wasn't written to its end.
+
+    Trainer writes ``trainer_state.json`` last.
+    """
+    try:
+        return int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
 def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end (Trainer writes ``trainer_state.json`` last)."""
-    steps = {}
-    for checkpoint in folder.glob("checkpoint-*"):
-        try:
-            steps[json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]] = checkpoint
-        except (OSError, ValueError, KeyError):
-            continue
-    return steps[max(steps)] if steps else None
+    """The newest checkpoint in ``folder`` that was written to its end."""
+    newest = max(folder.glob("checkpoint-*"), key=checkpoint_step, default=None)
+    return newest if newest and checkpoint_step(newest) else None
 
 
 def train(
