@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from pixvoice.cli import evaluate, manifest, synthesize
+from pixvoice.cli import describe, evaluate, export, manifest, synthesize
 from pixvoice.errors import OutputError, PixVoiceError
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.command("describe")(describe.describe)
+app.command("export")(export.export)
 app.command("synthesize")(synthesize.synthesize)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(manifest.app, name="manifest")

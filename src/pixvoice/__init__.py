@@ -1,0 +1,42 @@
+"""Pictures that speak.
+
+import pixvoice
+
+describer = pixvoice.load()
+description = describer.describe("photo.jpg")
+description.save("photo.wav")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pixvoice.runtime.describer import Describer as Describer
+    from pixvoice.runtime.describer import Description as Description
+
+__all__ = ["Describer", "Description", "__version__", "load"]
+
+
+def load(bundle: str | Path | None = None, threads: int | None = None) -> Describer:
+    """The describer that ships, or the one of the bundle in folder ``bundle``, on ``threads`` cores (default: up to 2).
+
+    Raises BundleError for a bundle that is missing, damaged or of another shape.
+    """
+    from pixvoice.runtime.describer import load as load_describer
+
+    return load_describer(bundle, threads)
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that ``import pixvoice`` stays quick."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pixvoice")
+    if name in ("Describer", "Description"):
+        from pixvoice.runtime import describer
+
+        return getattr(describer, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,56 @@
+"""``pixvoice export``: trained models -> the ONNX bundle that ``pixvoice describe`` runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pixvoice.errors import BundleError, MissingToolError, OptionError
+
+NEEDED = ("describer", "codec", "student")
+
+
+def export(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of trained models: describer, codec, student, recognizer.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder, a new one.")],
+    name: Annotated[str, typer.Option(help="What to call the bundle.")] = "pixvoice",
+    dtype: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="How weights are stored.")] = "fp16",
+    defaults: Annotated[
+        Path | None,
+        typer.Option(help="JSON with decoding and confidence, as in bundle.json; kept from another bundle."),
+    ] = None,
+) -> None:
+    """Write an ONNX bundle from the runs of ``pixvoice train``, in any order; a recognizer is optional.
+
+    Example: pixvoice export runs/describer runs/codec runs/student runs/recognizer -o bundle
+    """
+    try:
+        from pixvoice.training.export import export_bundle
+    except ImportError as error:
+        raise MissingToolError(f"{error.name} isn't installed; type: pip install 'pixvoice[train]'") from None
+    found = _by_task(runs)
+    describer, codec, student = (found[task] for task in NEEDED)
+    bundle = export_bundle(describer, codec, student, found.get("recognizer"), output, name, dtype, defaults)
+    size = sum(file.stat().st_size for file in bundle.folder.iterdir())
+    typer.echo(f"{bundle.folder}  {size / 1e6:.1f} MB  {name}, {dtype}")
+
+
+def _by_task(runs: list[Path]) -> dict[str, Path]:
+    """Task -> run folder.  Raises BundleError or OptionError for a run that is unknown, missing or given twice."""
+    found: dict[str, Path] = {}
+    for run in runs:
+        try:
+            task = str(json.loads((run / "config.json").read_bytes())["task"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise BundleError(f"{run}: no trained model there; give folders that `pixvoice train` wrote") from None
+        if task in found:
+            raise OptionError(f"{found[task]} and {run} both hold a {task}; give one of each")
+        found[task] = run
+    if missing := [task for task in NEEDED if task not in found]:
+        raise OptionError(f"no {' and no '.join(missing)} among the runs; a bundle needs {', '.join(NEEDED)}")
+    return found

@@ -1,0 +1,1 @@
+"""Photo -> speech tokens: the models that describe."""

@@ -1,0 +1,1 @@
+"""What the installed product runs: numpy and ONNX Runtime, no torch."""

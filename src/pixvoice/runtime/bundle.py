@@ -1,0 +1,220 @@
+"""A bundle: a folder of ONNX files and ``bundle.json``, which says their sizes, their SHA-256 and how to decode.
+
+``training.export`` writes it.  The decoding options and the confidence may be edited by hand: only the ONNX files are
+hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from pixvoice.errors import BundleError, OptionError
+from pixvoice.runtime.decoding import DecodingOptions
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+T = TypeVar("T")
+
+FORMAT = 1
+EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
+BUNDLE_JSON = "bundle.json"
+IMAGE_ENCODER, DESCRIBER_START, DESCRIBER_STEP = "image_encoder.onnx", "describer_start.onnx", "describer_step.onnx"
+CODEC_ENCODER, CODEC_DECODER, RECOGNIZER = "codec_encoder.onnx", "codec_decoder.onnx", "recognizer.onnx"
+LENGTHS = ("short", "normal", "long")
+
+
+@dataclass(frozen=True)
+class ImageSizes:
+    """Photo (image_size, image_size) in pixels -> ``patches`` features, each ``embed_dim`` wide."""
+
+    image_size: int
+    patches: int
+    embed_dim: int
+
+
+@dataclass(frozen=True)
+class DescriberSizes:
+    """The language model; ``max_steps`` is the longest sequence."""
+
+    pattern: str
+    num_codebooks: int
+    codebook_size: int
+    layers: int
+    heads: int
+    head_dim: int
+    max_steps: int
+
+
+@dataclass(frozen=True)
+class CodecSizes:
+    """The codec: ``frame_length`` samples a frame; its decoder sees ``context`` frames back and ``lookahead`` ahead."""
+
+    sample_rate: int
+    frame_length: int
+    num_codebooks: int
+    codebook_size: int
+    context: int
+    lookahead: int
+
+
+@dataclass(frozen=True)
+class RecognizerSizes:
+    """The recognizer; the blank comes after the last of ``letters``."""
+
+    sample_rate: int
+    letters: str
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Mean log-probability a token -> confidence in 0..1: a logistic curve with 1/2 at ``centre``."""
+
+    centre: float
+    slope: float
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """What ``bundle.json`` holds.
+
+    ``decoding`` has the keys ``default`` and ``short``, ``normal``, ``long``, each with fields of ``DecodingOptions``;
+    a length's fields replace the default's.  ``files`` maps each ONNX file to its SHA-256.
+    """
+
+    format: int
+    name: str
+    image: ImageSizes
+    describer: DescriberSizes
+    codec: CodecSizes
+    recognizer: RecognizerSizes | None
+    decoding: dict[str, dict[str, Any]]
+    confidence: Confidence
+    files: dict[str, str]
+
+    def options(self, length: str = "normal", **changes: Any) -> DecodingOptions:
+        """The options for a length (``short``, ``normal`` or ``long``) with ``changes``.  Raises OptionError."""
+        if length not in LENGTHS:
+            raise OptionError(f"length {length!r}: use one of {', '.join(LENGTHS)}")
+        return DecodingOptions().changed(
+            **{**self.decoding.get("default", {}), **self.decoding.get(length, {}), **changes}
+        )
+
+
+def parse(kind: type[T], values: Any, where: str) -> T:
+    """JSON ``values`` -> dataclass ``kind``.  Raises BundleError naming the place of the first fault."""
+    hints = get_type_hints(kind)
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(values, dict) or set(values) != set(names):
+        raise BundleError(f"{where}: must hold {', '.join(names)}; export the bundle again with: pixvoice export")
+    return kind(**{name: _value(hints[name], values[name], f"{where}, {name}") for name in names})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if get_origin(hint) is types.UnionType:
+        return None if value is None else _value(get_args(hint)[0], value, where)
+    if is_dataclass(hint):
+        return parse(hint, value, where)  # type: ignore[arg-type]
+    allowed = (int, float) if hint is float else get_origin(hint) or hint
+    if not isinstance(value, allowed) or isinstance(value, bool):
+        raise BundleError(f"{where}: {value!r} isn't a {hint.__name__}; export the bundle again with: pixvoice export")
+    return value
+
+
+class Bundle:
+    """An opened bundle.  Sessions are made on demand; each file is hashed when it is read."""
+
+    def __init__(self, folder: Path, info: BundleInfo, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise OptionError(f"threads {threads}: use a whole number of at least 1")
+        self.folder, self.info = folder, info
+        self.threads = threads or min(2, os.cpu_count() or 1)
+
+    @classmethod
+    def load(cls, folder: str | Path | None = None, threads: int | None = None) -> Bundle:
+        """The bundle in ``folder``; without, in the folder that PIXVOICE_BUNDLE names, or the one that ships.
+
+        Raises BundleError when a file is missing or ``bundle.json`` can't be used.
+        """
+        place = Path(folder or os.environ.get("PIXVOICE_BUNDLE") or EMBEDDED)
+        try:
+            values = json.loads((place / BUNDLE_JSON).read_bytes())
+        except OSError:
+            hint = "give --bundle FOLDER, or make one with: pixvoice export"
+            raise BundleError(f"{place}: no bundle there ({BUNDLE_JSON} can't be read); {hint}") from None
+        except ValueError:
+            raise BundleError(
+                f"{place / BUNDLE_JSON}: not JSON; export the bundle again with: pixvoice export"
+            ) from None
+        found = values.get("format") if isinstance(values, dict) else None
+        if found != FORMAT:
+            hint = "install a version of pixvoice that fits, or export it again"
+            raise BundleError(f"{place}: a bundle of format {found}, this version reads {FORMAT}; {hint}")
+        bundle = cls(place, parse(BundleInfo, values, str(place / BUNDLE_JSON)), threads)
+        bundle._check()
+        return bundle
+
+    def _check(self) -> None:
+        """Raise BundleError for missing files, parts that don't fit together, or bad decoding options."""
+        info = self.info
+        needed = {IMAGE_ENCODER, DESCRIBER_START, DESCRIBER_STEP, CODEC_ENCODER, CODEC_DECODER}
+        missing = sorted(n for n in needed | set(info.files) if n not in info.files or not (self.folder / n).is_file())
+        if missing:
+            raise BundleError(f"{self.folder}: {', '.join(missing)} missing; copy the whole folder again, or reinstall")
+        heard, spoken = info.codec, info.describer
+        if (heard.num_codebooks, heard.codebook_size) != (spoken.num_codebooks, spoken.codebook_size):
+            raise BundleError(f"{self.folder}: describer and codec have other codebooks; export them together")
+        try:
+            for length in LENGTHS:
+                info.options(length)
+        except (OptionError, TypeError) as error:
+            raise BundleError(f"{self.folder / BUNDLE_JSON}, decoding: {error}") from None
+
+    def session(self, file: str, shapes: Mapping[str, tuple[int | None, ...]]) -> ort.InferenceSession:
+        """ONNX ``file`` as a session whose inputs and outputs have ``shapes`` (None: any length).
+
+        Raises BundleError for a file with another hash, another shape, or that isn't a model.
+        """
+        import onnxruntime as ort
+
+        try:
+            data = (self.folder / file).read_bytes()
+        except OSError as error:
+            raise BundleError(
+                f"{self.folder / file}: can't be read ({error.strerror}); reinstall, or copy it again"
+            ) from None
+        if hashlib.sha256(data).hexdigest() != self.info.files[file]:
+            hint = "reinstall, or copy the bundle again"
+            raise BundleError(f"{self.folder / file}: damaged (its SHA-256 isn't the one in {BUNDLE_JSON}); {hint}")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
+        options.log_severity_level = 3
+        try:
+            session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise BundleError(f"{self.folder / file}: not a model that can be run ({str(error)[:100]})") from None
+        found = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+        for name, shape in shapes.items():
+            if not _fits(found.get(name), shape):
+                said = f"{name} has shape {found.get(name)}, {BUNDLE_JSON} says {shape}"
+                raise BundleError(f"{self.folder / file}: {said}; export the bundle again with: pixvoice export")
+        return session
+
+
+def _fits(found: list[int | str] | None, wanted: tuple[int | None, ...]) -> bool:
+    """Whether each length that both know is the same."""
+    return (
+        found is not None
+        and len(found) == len(wanted)
+        and all(
+            not isinstance(ours, int) or theirs is None or ours == theirs
+            for ours, theirs in zip(found, wanted, strict=True)
+        )
+    )

@@ -1,0 +1,185 @@
+"""The contracts of photo and speech on ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pixvoice.contracts import Audio, Codes, Floats, ImageEncoder, SpeechDecoder, SpeechTokenizer
+from pixvoice.runtime.bundle import (
+    CODEC_DECODER,
+    CODEC_ENCODER,
+    DESCRIBER_START,
+    DESCRIBER_STEP,
+    IMAGE_ENCODER,
+    Bundle,
+)
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+MAX_CHUNK_FRAMES = 8  # frames that a piece of streamed audio grows to
+
+
+class OnnxImageEncoder(ImageEncoder):
+    """Photo -> grid of features."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.sizes = s = bundle.info.image
+        shapes = {"pixels": (None, 3, s.image_size, s.image_size), "features": (None, s.patches, s.embed_dim)}
+        self._session = bundle.session(IMAGE_ENCODER, shapes)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the pixels taken (pixels)."""
+        return self.sizes.image_size
+
+    @property
+    def embed_dim(self) -> int:
+        """D."""
+        return self.sizes.embed_dim
+
+    def encode(self, pixels: Floats) -> Floats:
+        """Pixels (B, 3, H, W), RGB in [0, 1] -> features (B, P, D)."""
+        return _run(self._session, pixels=pixels)
+
+
+class OnnxState(NamedTuple):
+    """Keys and values: past (layers, 2, B, heads, S, d), cross (layers, 2, B or 1, heads, P, d)."""
+
+    past: Floats
+    cross: Floats
+
+
+class OnnxSpeechDecoder(SpeechDecoder):
+    """The language model, one step at a time."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.sizes = s = bundle.info.describer
+        image = bundle.info.image
+        cross = (s.layers, 2, None, s.heads, image.patches, s.head_dim)
+        past = (s.layers, 2, None, s.heads, None, s.head_dim)
+        self._start = bundle.session(
+            DESCRIBER_START, {"features": (None, image.patches, image.embed_dim), "cross": cross}
+        )
+        step = {"tokens": (None, s.num_codebooks), "past": past, "cross": cross, "next_past": past}
+        step["logits"] = (None, s.num_codebooks, s.codebook_size + 1)
+        self._step = bundle.session(DESCRIBER_STEP, step)
+
+    @property
+    def num_codebooks(self) -> int:
+        """K."""
+        return self.sizes.num_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        """V."""
+        return self.sizes.codebook_size
+
+    @property
+    def max_steps(self) -> int:
+        """S."""
+        return self.sizes.max_steps
+
+    def start(self, features: Floats) -> OnnxState:
+        """Features (B, P, D) -> the state before the first step."""
+        cross = _run(self._start, features=features)
+        s = self.sizes
+        return OnnxState(np.zeros((s.layers, 2, len(features), s.heads, 0, s.head_dim), np.float32), cross)
+
+    def step(self, tokens: Codes, state: OnnxState) -> tuple[Floats, OnnxState]:
+        """Tokens (B, K) -> logits (B, K, V + 1) and the next state."""
+        inputs = {"tokens": tokens, "past": state.past, "cross": state.cross}
+        logits, past = self._step.run(("logits", "next_past"), inputs)
+        return logits, OnnxState(past, state.cross)
+
+    def select(self, state: OnnxState, rows: npt.NDArray[np.int64]) -> OnnxState:
+        """The state of ``rows`` (B',); one photo's keys and values serve all its rows."""
+        one_photo = state.cross.shape[2] == 1
+        return OnnxState(state.past[:, :, rows], state.cross if one_photo else state.cross[:, :, rows])
+
+
+class OnnxSpeechTokenizer(SpeechTokenizer):
+    """The codec; its encoder is loaded when it is first needed."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.sizes = s = bundle.info.codec
+        self._bundle = bundle
+        self._decoder = bundle.session(CODEC_DECODER, {"codes": (None, s.num_codebooks, None), "audio": (None, None)})
+
+    @cached_property
+    def _encoder(self) -> ort.InferenceSession:
+        shapes = {"audio": (None, None), "codes": (None, self.sizes.num_codebooks, None)}
+        return self._bundle.session(CODEC_ENCODER, shapes)
+
+    @property
+    def sample_rate(self) -> int:
+        """Audio samples a second (Hz)."""
+        return self.sizes.sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """Token frames a second (Hz)."""
+        return self.sizes.sample_rate / self.sizes.frame_length
+
+    @property
+    def num_codebooks(self) -> int:
+        """K."""
+        return self.sizes.num_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        """V."""
+        return self.sizes.codebook_size
+
+    def encode(self, audio: Audio) -> Codes:
+        """Audio (L,) -> codes (K, T), the end padded with silence to a whole frame."""
+        if not len(audio):
+            return np.zeros((self.num_codebooks, 0), np.int64)
+        whole = np.pad(audio.astype(np.float32, copy=False), (0, -len(audio) % self.sizes.frame_length))
+        codes: Codes = self._encoder.run(("codes",), {"audio": whole[None]})[0][0]
+        return codes
+
+    def decode(self, codes: Codes) -> Audio:
+        """Codes (K', T), the first K' <= K codebooks -> audio (T * frame_length,)."""
+        kept, frames = codes.shape
+        if not 1 <= kept <= self.num_codebooks:
+            raise ValueError(f"codes of shape {codes.shape} for a codec of {self.num_codebooks} codebooks")
+        if not frames:
+            return np.zeros(0, np.float32)
+        whole = np.pad(codes, ((0, self.num_codebooks - kept), (0, 0)), constant_values=self.codebook_size)
+        audio: Audio = _run(self._decoder, codes=whole[None])[0]
+        return audio.clip(-1.0, 1.0)
+
+    def decode_stream(self, frames: Iterable[Codes]) -> Iterator[Audio]:
+        """Pieces of codes (K, t) -> pieces of audio; the first after one certain frame, later ones up to eight long.
+
+        Each piece is decoded with as many frames before and after it as the decoder can see, so that the pieces joined
+        together equal ``decode`` of the joined codes.
+        """
+        window, first, done = np.zeros((self.num_codebooks, 0), np.int64), 0, 0
+        for piece in frames:
+            window = np.concatenate([window, piece], axis=1)
+            certain = first + window.shape[1] - self.sizes.lookahead
+            if certain - done >= min(MAX_CHUNK_FRAMES, max(1, done)):
+                yield self._part(window, done - first, certain - first)
+                done = certain
+                unseen = max(0, done - self.sizes.context - first)
+                window, first = window[:, unseen:], first + unseen
+        if first + window.shape[1] > done:
+            yield self._part(window, done - first, window.shape[1])
+
+    def _part(self, window: Codes, start: int, end: int) -> Audio:
+        """The audio of frames ``start`` to ``end`` of a window of codes."""
+        length = self.sizes.frame_length
+        return self.decode(window)[start * length : end * length]
+
+
+def _run(session: ort.InferenceSession, **inputs: npt.NDArray[np.generic]) -> Floats:
+    """The only output of a session."""
+    output: Floats = session.run(None, inputs)[0]
+    return output
