@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.progress import track
 from torch.utils.data import Dataset
 
 from pixvoice.audio import read_audio
@@ -23,6 +22,7 @@ from pixvoice.images import read_image
 from pixvoice.patterns import Pattern, make_pattern
 from pixvoice.speech.codec import Codec, CodecConfig
 from pixvoice.training.options import TrainOptions
+from pixvoice.training.progress import follow
 from pixvoice.training.student import view
 from pixvoice.training.trainer import load_model, save_model, train
 from pixvoice.vision.student import ImageStudent, StudentConfig
@@ -120,7 +120,7 @@ class PhotoFeatures:
         if not path.exists():
             encoder = load_model(self.recipe.student, "student", StudentConfig, ImageStudent)
             features = []
-            for i, photo in enumerate(track(self.photos, description="image features")):
+            for i, photo in enumerate(follow(self.photos, "image features")):
                 image = read_image(photo)
                 views = np.stack([view(image, n, encoder.dims.image_size, seed=i) for n in range(self.views)])
                 with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
@@ -161,7 +161,7 @@ def encode_speech(paths: Sequence[Path], folder: Path, num_codebooks: int, cache
     if not path.exists():
         codec = load_model(folder, "codec", CodecConfig, Codec)
         codes = []
-        for audio_path in track(paths, description="speech tokens"):
+        for audio_path in follow(paths, "speech tokens"):
             audio = torch.from_numpy(read_audio(audio_path, codec.dims.sample_rate))
             with torch.inference_mode():
                 codes.append(codec.encode(audio[None])[0].numpy().astype(np.int16))

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pixvoice.files import write_bytes_atomically
 
+T = TypeVar("T")
 CURVE = ("step", "loss", "learning_rate", "grad_norm")
 
 
 def loss_curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
     """The entries of a log history that have a loss: step, mean loss since the entry before, learning rate, norm."""
     return [{key: entry[key] for key in CURVE if key in entry} for entry in history if "loss" in entry]
+
+
+def follow(items: Sequence[T], description: str) -> Iterable[T]:
+    """``items``, with a progress bar on standard error."""
+    return track(items, description=description, console=Console(stderr=True))
 
 
 class RunProgress(TrainerCallback):

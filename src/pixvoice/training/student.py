@@ -17,6 +17,7 @@ from pixvoice.contracts import Floats
 from pixvoice.errors import InputError
 from pixvoice.images import read_image, to_pixels
 from pixvoice.training.options import TrainOptions
+from pixvoice.training.progress import follow
 from pixvoice.training.trainer import save_model, train
 from pixvoice.vision.student import Distillation, StudentConfig
 from pixvoice.vision.teacher import MobileNetTeacher
@@ -66,7 +67,9 @@ class TeacherViews(Dataset[Any]):
         self.features = self._open(cache / "features.npy", shape, np.float16)
         self.done = self._open(cache / "done.npy", (len(photos),), np.uint8)
         self._fill(MobileNetTeacher(recipe.teacher))
-        some = self.features[:: max(1, len(self.features) // 500)].astype(np.float32).reshape(-1, recipe.model.embed_dim)
+        some = (
+            self.features[:: max(1, len(self.features) // 500)].astype(np.float32).reshape(-1, recipe.model.embed_dim)
+        )
         self.mean, self.std = some.mean(0), some.std(0) + 1e-3
         np.savez(cache / "statistics.npz", mean=self.mean, std=self.std, photos=[p.name for p in photos])
 
@@ -82,9 +85,7 @@ class TeacherViews(Dataset[Any]):
 
     def _fill(self, teacher: MobileNetTeacher) -> None:
         """Compute what an earlier run has not."""
-        from rich.progress import track
-
-        for i in track(np.flatnonzero(self.done == 0).tolist(), description="teacher features"):
+        for i in follow(np.flatnonzero(self.done == 0).tolist(), "teacher features"):
             image = read_image(self.photos[i])
             views = [view(image, n, self.recipe.model.image_size, seed=i) for n in range(self.views)]
             rows = slice(i * self.views, (i + 1) * self.views)
