@@ -46,9 +46,8 @@ class Pattern:
         return frames + self.max_delay if frames else 0
 
     def apply(self, codes: Codes, special: int) -> Codes:
-        """Codes (K, T) -> sequence (K, S) with gaps filled by ``special``."""
-        if codes.ndim != 2 or codes.shape[0] != self.num_codebooks:
-            raise ValueError(f"codes of shape {codes.shape} do not fit a pattern of {self.num_codebooks} codebooks")
+        """Codes (K, T) -> sequence (K, S) with gaps filled by ``special``.  Raises ValueError for another shape."""
+        self._check_shape(codes)
         frames = codes.shape[1]
         sequence = np.full((self.num_codebooks, self.steps(frames)), special, dtype=np.int64)
         for k, delay in enumerate(self.delays):
@@ -56,9 +55,19 @@ class Pattern:
         return sequence
 
     def undo(self, sequence: Codes) -> Codes:
-        """Sequence (K, S) -> codes (K, T), the inverse of ``apply``; a sequence too short for a frame gives T = 0."""
+        """Sequence (K, S) -> codes (K, T), the inverse of ``apply``; a sequence too short for a frame gives T = 0.
+
+        Raises ValueError for another shape.
+        """
+        self._check_shape(sequence)
         frames = max(0, sequence.shape[1] - self.max_delay)
         return np.stack([sequence[k, delay : delay + frames] for k, delay in enumerate(self.delays)])
+
+    def _check_shape(self, codes: Codes) -> None:
+        if codes.ndim != 2 or codes.shape[0] != self.num_codebooks:
+            raise ValueError(
+                f"an array of shape {codes.shape} does not fit a pattern of {self.num_codebooks} codebooks"
+            )
 
     def draw(self, frames: int) -> str:
         """The grid as text, one line a codebook: frame numbers, and ``.`` for the special token."""
