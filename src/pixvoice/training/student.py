@@ -120,7 +120,6 @@ def run(recipe: StudentRecipe, output: Path) -> list[dict[str, float]]:
     samples = [s for manifest in recipe.manifests for s in load_dataset(manifest, recipe.split)]
     views = TeacherViews(sorted({s.image for s in samples}), recipe, output / "views")
     model = Distillation(recipe.model)
-    model.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     some = torch.from_numpy(views.features[:: max(1, len(views.features) // 500)].astype(np.float32)).flatten(0, 1)
     model.mean.copy_(some.mean(0))
     model.std.copy_(some.std(0) + 1e-3)
