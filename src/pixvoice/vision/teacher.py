@@ -22,11 +22,15 @@ class MobileNetTeacher:
 
     def __init__(self, path: Path) -> None:
         """Raises BundleError if the file isn't there or holds other tensors."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         if not path.is_file():
             raise BundleError(f"no teacher at {path}: give a MobileNet v1 safetensors file, or leave `teacher` out")
-        tensors = load_file(str(path))
+        try:
+            tensors = load_file(str(path))
+        except (SafetensorError, OSError) as error:
+            raise BundleError(f"{path} is not a safetensors file that can be read ({error})") from None
         try:
             self.layers = [self._layer(tensors, "conv1", "conv1_bn", 2)]
             for n, stride in enumerate(STRIDES, start=1):
