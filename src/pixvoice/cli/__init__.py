@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from pixvoice.cli import describe, evaluate, export, manifest, synthesize
+from pixvoice.cli import describe, evaluate, export, manifest, synthesize, train
 from pixvoice.errors import OutputError, PixVoiceError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("describe")(describe.describe)
 app.command("export")(export.export)
 app.command("synthesize")(synthesize.synthesize)
+app.command("train")(train.train)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(manifest.app, name="manifest")
 

@@ -76,4 +76,4 @@ def _show(value: Any) -> str:
 
 
 def _lines(first: str, others: list[str]) -> str:
-    return "\n".join([first, *(f"  - {line}" for line in others)])
+    return "\n".join([f"{first}:", *(f"  - {line}" for line in others)])
