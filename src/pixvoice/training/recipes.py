@@ -79,14 +79,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if task is None:
         faults.append(f"task: is missing; use one of {', '.join(TASKS)}")
     elif str(task) not in TASKS:
-        faults.append(f"task: {task!r} is not known{_nearest(str(task), TASKS, '')}; use one of {', '.join(TASKS)}")
+        faults.append(f"task: {task!r} is not known{_nearest(str(task), TASKS, '')} use one of {', '.join(TASKS)}")
     else:
         checker = _Checker()
         recipe: Recipe = checker.build(recipe_class(task), values)
         faults += [*checker.faults, *_broken_rules(task, checker.known)]
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise OptionError("\n".join([f"{path}: {count}", *(f"  - {fault}" for fault in faults)]))
+        raise OptionError("\n".join([f"{path}: {count}:", *(f"  - {fault}" for fault in faults)]))
     return recipe
 
 
@@ -150,11 +150,11 @@ def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
         values = yaml.load(data, _Loader)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}" if error.problem_mark else "the file"
-        raise OptionError(f"{name}: 1 fault\n  - {line}: not YAML ({error.problem}); mend it") from None
+        raise OptionError(f"{name}: 1 fault:\n  - {line}: not YAML ({error.problem}); mend it") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f"{name}: 1 fault\n  - not YAML ({' '.join(str(error).split())}); give a recipe") from None
+        raise OptionError(f"{name}: 1 fault:\n  - not YAML ({' '.join(str(error).split())}); give a recipe") from None
     if not isinstance(values, dict):
-        raise OptionError(f"{name}: 1 fault\n  - holds no keys; a recipe has lines such as `task: codec`")
+        raise OptionError(f"{name}: 1 fault:\n  - holds no keys; a recipe has lines such as `task: codec`")
     return values, []
 
 
@@ -224,7 +224,8 @@ def _convert(value: Any, hint: Any) -> tuple[Any, str | None]:
     if isinstance(hint, UnionType):
         if value is None:
             return (None, None) if NoneType in get_args(hint) else wrong
-        return _convert(value, next(part for part in get_args(hint) if part is not NoneType))
+        converted, fault = _convert(value, next(part for part in get_args(hint) if part is not NoneType))
+        return wrong if fault else (converted, None)
     if get_origin(hint) is tuple:
         if not isinstance(value, list) or not value:
             return wrong
@@ -262,7 +263,7 @@ ZERO_ALLOWED = {"seed", "warmup_steps", "weight_decay", "clip_norm", "crops", "t
 def _out_of_range(name: str, value: Any) -> str | None:
     """What is wrong with the value of the field ``name`` taken by itself."""
     if name == "pattern" and value not in PATTERNS:
-        return f"{value!r} is not known{_nearest(value, PATTERNS, '')}; use one of {', '.join(PATTERNS)}"
+        return f"{value!r} is not known{_nearest(value, PATTERNS, '')} use one of {', '.join(PATTERNS)}"
     if name == "dropout":
         return None if 0 <= value < 1 else f"{value} is not at least 0 and below 1"
     for number in value if isinstance(value, tuple) else (value,):
