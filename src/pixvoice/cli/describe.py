@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
 import typer
 
-from pixvoice.errors import BundleError, OptionError, PixVoiceError
+from pixvoice.errors import InputError, MissingToolError, OptionError, OutputError
 
 if TYPE_CHECKING:
     from pixvoice.runtime.describer import Description
@@ -31,9 +32,9 @@ def describe(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each photo.")] = False,
     length: Annotated[Literal["short", "normal", "long"], typer.Option(help="How much to say.")] = "normal",
-    seed: Annotated[int | None, typer.Option(min=0, help="Makes a bundle that samples say the same again.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes a bundle that samples say the same again.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder of a bundle; without it, the one that ships.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor cores to use; 2 at most unless told.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processor cores to use; 2 at most unless told.")] = None,
 ) -> None:
     """Describe photos aloud. Without -o, each photo's description is written to this folder as its name and .wav.
 
@@ -56,9 +57,7 @@ def describe(
             wav = outlet.write(photo, description)
             if play:
                 _play(description)
-        except BundleError:
-            raise
-        except PixVoiceError as error:
+        except (InputError, MissingToolError, OutputError) as error:
             if outlet.alone:
                 raise
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
@@ -105,8 +104,7 @@ class Outlet:
         if self.to_stdout:
             from pixvoice.audio import wav_bytes
 
-            sys.stdout.buffer.write(wav_bytes(description.audio, description.sample_rate))
-            sys.stdout.buffer.flush()
+            _to_stdout(wav_bytes(description.audio, description.sample_rate))
             return None
         path = self.file or self._name(photo)
         if path is not None:
@@ -132,9 +130,18 @@ def _key(path: Path) -> Path:
     return Path(str(path.resolve()).casefold())
 
 
-def _make_folder(folder: Path) -> None:
-    from pixvoice.errors import OutputError
+def _to_stdout(data: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left has nowhere to go
+        raise OutputError(f"standard output can't be written ({error.strerror}); give -o OUT.wav") from None
 
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -51,6 +51,7 @@ class DecodingOptions:
         _at_least(self, 1, "candidates", "beam_size", "min_frames", "max_frames")
         _at_least(self, 0, "top_k", "first_weight", "length_penalty", *(["seed"] if self.seed is not None else []))
         _at_least(self, 1e-3, "temperature", "top_p")
+        _at_least(self, -1e3, "end_bias")
         if self.top_p > 1:
             raise OptionError(f"top_p {self.top_p}: use a value over 0 and up to 1")
         if self.min_frames > self.max_frames:
@@ -204,64 +205,65 @@ class Beam:
 
     def choose(self, log_probs: Doubles, rows: Rows, step: int) -> tuple[npt.NDArray[np.int64] | None, Rows]:
         """Keep the best extensions of all rows; the first value says which row each came from."""
-        forced = self.rules.forced(step, rows.ends)
-        pairs = [(row, tokens) for row in range(len(forced)) for tokens in self._joint(log_probs[row], forced[row])]
-        parents = np.array([row for row, _ in pairs], dtype=np.int64)
-        picked = np.array([tokens for _, tokens in pairs], dtype=np.int64)
+        parents, picked = self._best(log_probs, rows, self.rules.forced(step, rows.ends))
         longer = self.rules.extend(rows.pick(parents), picked, log_probs[parents], step)
-        best = np.argsort(-self.rules.scores(longer), kind="stable")[: self.size]
-        kept = longer.pick(best)
-        complete = self.rules.complete(kept)
-        scores = self.rules.scores(kept)
-        self.finished += [(float(scores[i]), kept.pick(np.array([i]))) for i in np.flatnonzero(complete)]
+        complete, scores = self.rules.complete(longer), self.rules.scores(longer)
+        self.finished += [(float(scores[i]), longer.pick(np.array([i]))) for i in np.flatnonzero(complete)]
         if complete.all() or len(self.finished) >= self.size:
             self.result = max(self.finished, key=lambda pair: pair[0])[1]
-        return parents[best[~complete]], kept.pick(np.flatnonzero(~complete))
+        return parents[~complete], longer.pick(np.flatnonzero(~complete))
 
-    def _joint(self, log_probs: Doubles, forced: Codes) -> list[Codes]:
-        """The best joint tokens (K,) of one row: as many that go on as the beam is wide, and the ones that end."""
-        free, special = forced < 0, self.rules.special
-        if not free.any():
-            return [forced]
-        going_on = log_probs.copy()
-        going_on[0, special] = -np.inf
-        found = best_joint(going_on * self.rules.weights[:, None], forced, self.size)
-        if free[0] and np.isfinite(log_probs[0, special]):
-            ended = np.where(free & (self.rules.delays == 0), special, forced)
-            found += best_joint(log_probs * self.rules.weights[:, None], ended, self.size)
-        return found
+    def _best(self, log_probs: Doubles, rows: Rows, forced: Codes) -> tuple[npt.NDArray[np.int64], Codes]:
+        """The best extensions: their rows (N,) and tokens (N, K).  Each row can go on, or end where that is allowed."""
+        special, weights = self.rules.special, self.rules.weights
+        ending = np.flatnonzero((forced[:, 0] < 0) & np.isfinite(log_probs[:, 0, special]))
+        owner = np.concatenate([np.arange(len(forced)), ending])
+        fixed = np.concatenate([forced, np.where(self.rules.delays == 0, special, forced[ending])])
+        going_on = log_probs * weights[:, None]
+        going_on[:, 0, special] = -np.inf
+        tokens = _top(going_on, self.size)[owner]
+        gains = np.take_along_axis(going_on[owner], tokens, axis=2)
+        gains[fixed >= 0] = [0.0, *[-np.inf] * (tokens.shape[2] - 1)]
+        tokens[..., 0] = np.where(fixed >= 0, fixed, tokens[..., 0])
+        gains[len(forced) :, 0, 0] = log_probs[ending, 0, special] * weights[0]
+        chosen = fixed < 0
+        chosen[len(forced) :, 0] = True
+        counts = np.maximum(1e-9, (rows.counts[owner] + chosen) @ weights)
+        found = best_joint(gains, rows.log_probs[owner] @ weights, counts**self.rules.options.length_penalty, self.size)
+        picks = [tokens[i, np.arange(len(weights)), places] for i, places in found]
+        return owner[[i for i, _ in found]], np.array(picks)
 
 
-def best_joint(scores: Doubles, forced: Codes, count: int) -> list[Codes]:
-    """The ``count`` best ways to take one token from each codebook, by the sum of ``scores`` (K, V + 1), best first.
+def best_joint(gains: Doubles, bases: Doubles, divisors: Doubles, count: int) -> list[tuple[int, tuple[int, ...]]]:
+    """The ``count`` best choices of one row and one place in each of its codebooks, best first.
 
-    ``forced`` (K,) holds the codebooks that have no choice; -1 elsewhere.  Exact: best-first over the codebooks' sorted
-    tokens, where the next candidates are one place down in one codebook.
+    Row i with places p scores (bases[i] + the sum over k of gains[i, k, p[k]]) / divisors[i]; ``gains`` (N, K, n) are
+    sorted, best first, and -inf may not be chosen.  Exact: best-first, where a choice is followed by those one place
+    down in one codebook, from its last one that isn't in the first place (so that each is met once).
     """
-    free = np.flatnonzero(forced < 0)
-    order = [_top(scores[k], count) for k in free]
-    values = [scores[k][tokens].tolist() for k, tokens in zip(free, order, strict=True)]
-    first = (0,) * len(free)
-    found: list[Codes] = []
-    heap, seen = [(-sum(v[0] for v in values), first)], {first}
+    values, first = gains.tolist(), (0,) * gains.shape[1]
+    totals = bases + gains[:, :, 0].sum(axis=1)
+    heap = [(-total / divisors[i], i, first) for i, total in enumerate(totals) if np.isfinite(total)]
+    heapq.heapify(heap)
+    found: list[tuple[int, tuple[int, ...]]] = []
     while heap and len(found) < count:
-        cost, places = heapq.heappop(heap)
-        tokens = forced.copy()
-        tokens[free] = [order[i][place] for i, place in enumerate(places)]
-        found.append(tokens)
-        for i, place in enumerate(places):
-            following = (*places[:i], place + 1, *places[i + 1 :])
-            if place + 1 < len(values[i]) and following not in seen:
-                seen.add(following)
-                heapq.heappush(heap, (cost + values[i][place] - values[i][place + 1], following))
+        cost, i, places = heapq.heappop(heap)
+        found.append((i, places))
+        last = max((k for k, place in enumerate(places) if place), default=0)
+        for k in range(last, len(places)):
+            following = places[k] + 1
+            if following < len(values[i][k]) and values[i][k][following] > -np.inf:
+                lost = (values[i][k][places[k]] - values[i][k][following]) / divisors[i]
+                heapq.heappush(heap, (cost + lost, i, (*places[:k], following, *places[k + 1 :])))
     return found
 
 
 def _top(scores: Doubles, count: int) -> npt.NDArray[np.int64]:
-    """Places of the ``count`` best finite scores (V,), best first."""
-    some = np.argpartition(-scores, count)[:count] if count < len(scores) else np.arange(len(scores))
-    some = some[np.argsort(-scores[some], kind="stable")]
-    return some[np.isfinite(scores[some])]
+    """Places of the ``count`` best scores along the last axis, best first."""
+    count = min(count, scores.shape[-1])
+    some = np.argpartition(-scores, count - 1, axis=-1)[..., :count]
+    order = np.argsort(-np.take_along_axis(scores, some, axis=-1), axis=-1, kind="stable")
+    return np.take_along_axis(some, order, axis=-1)
 
 
 def _likeliest(log_probs: Doubles, options: DecodingOptions) -> Doubles:

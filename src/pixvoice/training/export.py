@@ -293,8 +293,8 @@ def read_defaults(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        values = json.loads(path.read_bytes())
-        found = {key: values[key] for key in ("decoding", "confidence") if key in values}
+        values = json.loads(path.read_bytes()).items()
+        found = {key: value for key, value in values if key in ("decoding", "confidence")}
         for changes in found.get("decoding", {}).values():
             DecodingOptions().changed(**changes)
         return found
