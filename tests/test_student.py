@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -167,19 +168,23 @@ def test_views_of_other_photos_are_not_taken_for_these(recipe: StudentRecipe, tm
         TeacherViews(photos(tmp_path, 4), recipe, tmp_path / "views")
 
 
-def test_a_student_trains_from_photos_alone(tmp_path: Path) -> None:
+def test_a_student_trains_from_photos_alone_and_goes_on_after_a_stop(tmp_path: Path) -> None:
     from pixvoice.training.student import run
     from pixvoice.training.trainer import load_model
 
     manifest = tmp_path / "manifest.jsonl"
     lines = [json.dumps({"image": path.name, "split": "train"}) for path in photos(tmp_path)]
     manifest.write_text("\n".join(lines) + "\n")
-    options = TrainOptions(
-        steps=8, batch_size=4, learning_rate=3e-3, warmup_steps=0, log_every=2, save_every=8, bf16=False
-    )
-    teacher = save_teacher(tmp_path / "teacher.safetensors")
-    curve = run(StudentRecipe((manifest,), teacher, options, TINY), tmp_path / "run")
+    options = TrainOptions(steps=8, batch_size=4, learning_rate=3e-3, warmup_steps=0, log_every=2, save_every=4)
+    recipe = StudentRecipe((manifest,), save_teacher(tmp_path / "teacher.safetensors"), options, TINY)
+    curve = run(recipe, tmp_path / "run")
     assert [entry["step"] for entry in curve] == [2, 4, 6, 8]
     assert curve[-1]["loss"] < curve[0]["loss"]
-    student = load_model(tmp_path / "run", "student", StudentConfig, ImageStudent)
-    assert student(torch.rand(1, 3, 64, 64)).shape == (1, 4, 12)
+    whole = load_model(tmp_path / "run", "student", StudentConfig, ImageStudent)
+    assert whole(torch.rand(1, 3, 64, 64)).shape == (1, 4, 12)
+
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-8")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    assert run(recipe, tmp_path / "run") == curve
+    resumed = load_model(tmp_path / "run", "student", StudentConfig, ImageStudent).state_dict()
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.state_dict().items())

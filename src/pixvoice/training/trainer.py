@@ -114,7 +114,8 @@ def load_model(folder: Path, task: str, config_type: type[C], model_type: Callab
         if saved["task"] != task:
             raise BundleError(f"{folder} holds a {saved['task']}, not a {task}")
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["config"].items()}
-        model = model_type(config_type(**config))
+        with torch.random.fork_rng(devices=[]):  # a training draws the same numbers whether or not it loads a model
+            model = model_type(config_type(**config))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except OSError as error:
         reason = f"{Path(error.filename or folder / 'model.safetensors').name}: {error.strerror or 'not there'}"
