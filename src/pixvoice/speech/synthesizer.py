@@ -238,7 +238,7 @@ class Template(Engine):
         return ()
 
 
-ENGINES: tuple[type[Engine], ...] = (Pico, Flite, Festival, Espeak)
+ENGINES: tuple[type[Engine], ...] = (Flite, Pico, Festival, Espeak)  # the order of preference
 
 
 def find_engine(name: str | None = None) -> Engine:
