@@ -280,6 +280,22 @@ def test_a_describer_needs_a_codec(data: Path, tmp_path: Path) -> None:
         describer.run(recipe, tmp_path / "run")  # type: ignore[arg-type]
 
 
+def test_the_first_steps_see_the_teachers_features(data: Path, tmp_path: Path) -> None:
+    made = np.random.default_rng(0).standard_normal((24, 1, 6)).astype(np.float16)  # 6 photos, 4 views
+    np.save(tmp_path / "features.npy", made)
+    mean, std = np.arange(6, dtype=np.float32), np.full(6, 2, dtype=np.float32)
+    np.savez(tmp_path / "statistics.npz", mean=mean, std=std, photos=[f"{n}.png" for n in range(6)])
+    taught, student = batches(data, teacher_views=tmp_path, teacher_steps=3), batches(data)
+    for row in taught[2]["features"].numpy() * std + mean:
+        assert np.abs(made.astype(np.float32) - row).reshape(24, -1).max(1).min() < 1e-3
+    assert torch.equal(taught[3]["features"], student[3]["features"])
+    np.savez(tmp_path / "statistics.npz", mean=mean, std=std, photos=[f"{n}.jpg" for n in range(6)])
+    with pytest.raises(InputError, match="other photos"):
+        batches(data, teacher_views=tmp_path, teacher_steps=3)[0]
+    with pytest.raises(InputError, match="no teacher features"):
+        batches(data, teacher_steps=3)[0]
+
+
 def test_spoken_texts_are_the_same_in_every_run(data: Path) -> None:
     from pixvoice.data import load_dataset
 

@@ -51,7 +51,8 @@ def train(
     curve = run.train()
     loss = curve[-1]["loss"] if curve else None  # a run shorter than train.log_every logs none
     result = {"task": plan["task"], "run": str(output), "steps": chosen.train.steps, "loss": loss}
-    typer.echo(json.dumps(result) if as_json else "{run}: {task}, {steps} steps, loss {loss}".format(**result))
+    said = f"{output}: {plan['task']} trained, {chosen.train.steps} steps" + (f", loss {loss:.4f}" if curve else "")
+    typer.echo(json.dumps(result) if as_json else said)
 
 
 def _need_torch() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from pixvoice.audio import read_audio
-from pixvoice.contracts import Codes
+from pixvoice.contracts import Codes, Floats
 from pixvoice.describe.model import IGNORE, PixVoxConfig, PixVoxLM
 from pixvoice.errors import BundleError, InputError, OptionError
 from pixvoice.images import read_image
@@ -114,7 +114,7 @@ class PhotoFeatures:
         self.views = 2 + recipe.crops
 
     @cached_property
-    def student(self) -> np.ndarray[Any, Any]:
+    def student(self) -> npt.NDArray[np.float16]:
         """(photos * views, P, D) float16, computed at the first call and kept in the cache."""
         path = self.cache / f"features-{fingerprint(self.recipe.student, self.photos, self.recipe.crops)}.npy"
         if not path.exists():
@@ -126,10 +126,11 @@ class PhotoFeatures:
                 with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                     features.append(encoder(torch.from_numpy(views)).half().numpy())
             _save(path, np.concatenate(features))
-        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+        saved: npt.NDArray[np.float16] = np.load(path, mmap_mode="r")
+        return saved
 
     @cached_property
-    def teacher(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def teacher(self) -> tuple[npt.NDArray[np.float16], Floats, Floats]:
         """Features (photos * views, P, D), mean (D,) and deviation (D,).  Raises InputError for other photos."""
         folder = self.recipe.teacher_views
         if folder is None or not (folder / "statistics.npz").exists():
@@ -143,13 +144,14 @@ class PhotoFeatures:
             raise InputError(f"{folder} was made from other photos or crops: use the student's manifests and crops")
         return features, statistics["mean"], statistics["std"]
 
-    def some_view(self, photos: list[int], step: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    def some_view(self, photos: list[int], step: int, rng: np.random.Generator) -> Floats:
         """Features (B, P, D) float32 of a random view of each of ``photos`` (B numbers) at training step ``step``."""
         rows = [photo * self.views + int(rng.integers(self.views)) for photo in photos]
         if step >= self.recipe.teacher_steps:
-            return self.student[rows].astype(np.float32)
+            return np.asarray(self.student[rows], dtype=np.float32)
         features, mean, std = self.teacher
-        return (features[rows].astype(np.float32) - mean) / std
+        standardised: Floats = (features[rows].astype(np.float32) - mean) / std
+        return standardised
 
 
 def encode_speech(paths: Sequence[Path], folder: Path, num_codebooks: int, cache: Path) -> list[Codes]:
