@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import torch
-import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
 
-from pixvoice.describe.model import DecoderLayer, PixVoxConfig, PixVoxLM
-from pixvoice.errors import BundleError, OptionError, OutputError
+from pixvoice.describe.model import PixVoxConfig, PixVoxLM
+from pixvoice.errors import OptionError, OutputError
 from pixvoice.runtime import bundle as b
 from pixvoice.runtime.decoding import DecodingOptions
 from pixvoice.speech.codec import Codec, CodecConfig
 from pixvoice.speech.ctc import LETTERS, CTCConfig, CTCRecognizer
+from pixvoice.training.graphs import Graph, Trained, graphs
 from pixvoice.training.trainer import load_model
 from pixvoice.vision.student import ImageStudent, StudentConfig
 
@@ -39,163 +38,6 @@ DECODING: dict[str, dict[str, Any]] = {
     "long": {"length_penalty": 1.2, "end_bias": -1.5, "min_frames": 40},
 }
 CONFIDENCE = b.Confidence(centre=-2.5, slope=1.5)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The models of one bundle, in evaluation mode."""
-
-    describer: PixVoxLM
-    codec: Codec
-    student: ImageStudent
-    recognizer: CTCRecognizer | None
-
-    def __post_init__(self) -> None:
-        spoken, heard, seen = self.describer.dims, self.codec.dims, self.student.dims
-        if spoken.num_codebooks > heard.num_codebooks or spoken.codebook_size != heard.codebook_size:
-            raise BundleError(
-                f"the describer speaks {spoken.num_codebooks} codebooks of {spoken.codebook_size}, the codec has "
-                f"{heard.num_codebooks} of {heard.codebook_size}; give the codec that the describer was trained with"
-            )
-        if spoken.image_dim != seen.embed_dim:
-            raise BundleError(
-                f"the describer takes image features {spoken.image_dim} wide, the student gives {seen.embed_dim}; give "
-                "the student that the describer was trained with"
-            )
-
-
-@dataclass(frozen=True)
-class Graph:
-    """One ONNX file: a module, an example of each input by name, outputs by name, and the axes of any length."""
-
-    module: nn.Module
-    inputs: dict[str, Tensor]
-    outputs: tuple[str, ...]
-    axes: dict[str, dict[int, str]]
-
-
-class StepGraph(nn.Module):
-    """``PixVoxLM.step`` with the K embeddings in one table and the K heads in one matrix."""
-
-    table: Tensor
-    offsets: Tensor
-
-    def __init__(self, model: PixVoxLM) -> None:
-        super().__init__()
-        self.model, self.codebooks = model, model.dims.num_codebooks
-        size = model.dims.codebook_size + 1
-        self.register_buffer("table", torch.cat([embed.state_dict()["weight"] for embed in model.embeddings]))
-        self.register_buffer("offsets", torch.arange(model.dims.num_codebooks) * size)
-        self.head = nn.Linear(model.dims.width, model.dims.num_codebooks * size)
-        heads = [head.state_dict() for head in model.heads]
-        self.head.load_state_dict({name: torch.cat([head[name] for head in heads]) for name in ("weight", "bias")})
-
-    def forward(self, tokens: Tensor, past: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, K), past (layers, 2, B, heads, S, d), cross -> logits (B, K, V + 1), past with S + 1."""
-        x = F.embedding(tokens + self.offsets, self.table).sum(1, keepdim=True)
-        x = x + self.model.positions.weight[past.shape[4]]
-        pasts = []
-        for i, layer in enumerate(self.model.layers):
-            assert isinstance(layer, DecoderLayer)
-            x, past_i = layer.step(x, past[i], cross[i])
-            pasts.append(past_i)
-        return self.head(self.model.norm(x)[:, 0]).unflatten(-1, (self.codebooks, -1)), torch.stack(pasts)
-
-
-class CodecEncoderGraph(nn.Module):
-    """Audio (B, L), whole frames -> codes (B, K', T) of the first K' codebooks."""
-
-    def __init__(self, codec: Codec, num_codebooks: int) -> None:
-        super().__init__()
-        self.encoder, self.quantizer = codec.encoder, copy.copy(codec.quantizer)
-        self.quantizer.num_codebooks = num_codebooks
-
-    def forward(self, audio: Tensor) -> Tensor:
-        return self.quantizer.encode(self.encoder(audio))
-
-
-class CodecDecoderGraph(nn.Module):
-    """Codes (B, K', T) -> audio (B, L); code V adds nothing, so that fewer codebooks can be decoded."""
-
-    tables: Tensor
-
-    def __init__(self, codec: Codec, num_codebooks: int) -> None:
-        super().__init__()
-        self.decoder = codec.decoder
-        self.register_buffer("tables", F.pad(codec.quantizer.codebooks[:num_codebooks], (0, 0, 0, 1)))
-
-    def forward(self, codes: Tensor) -> Tensor:
-        latents = [F.embedding(codes[:, k], table) for k, table in enumerate(self.tables)]
-        audio: Tensor = self.decoder(torch.stack(latents).sum(0))
-        return audio
-
-
-class Logits(nn.Module):
-    """Audio (B, L) -> logits (B, T, letters + blank)."""
-
-    def __init__(self, recognizer: CTCRecognizer) -> None:
-        super().__init__()
-        self.recognizer = recognizer
-
-    def forward(self, audio: Tensor) -> Tensor:
-        return self.recognizer.logits(audio)
-
-
-class Start(nn.Module):
-    """Features (B, P, D) -> cross keys and values (layers, 2, B, heads, P, d)."""
-
-    def __init__(self, model: PixVoxLM) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.model.start(features)
-
-
-def graphs(models: Trained) -> dict[str, Graph]:
-    """What the bundle's ONNX files compute, by file name."""
-    student, lm, codec = models.student, models.describer, models.codec
-    size, kept = student.dims.image_size, lm.dims.num_codebooks
-    pixels = torch.zeros(2, 3, size, size)
-    features = student(pixels)
-    cross = lm.start(features)
-    layers, two, batch, heads, _, width = cross.shape
-    step_inputs = {
-        "tokens": torch.zeros(batch, kept, dtype=torch.int64),
-        "past": torch.zeros(layers, two, batch, heads, 3, width),
-        "cross": cross,
-    }
-    past_axes = {2: "batch", 4: "steps"}
-    audio = torch.zeros(2, 8 * codec.dims.frame_length)
-    codes = torch.zeros(2, kept, 24, dtype=torch.int64)
-    sound = {"audio": {0: "batch", 1: "samples"}}
-    found = {
-        b.IMAGE_ENCODER: Graph(student, {"pixels": pixels}, ("features",), _batched("pixels", "features")),
-        b.DESCRIBER_START: Graph(
-            Start(lm), {"features": features}, ("cross",), {"features": {0: "batch"}, "cross": {2: "batch"}}
-        ),
-        b.DESCRIBER_STEP: Graph(
-            StepGraph(lm),
-            step_inputs,
-            ("logits", "next_past"),
-            _batched("tokens", "logits")
-            | {"past": past_axes, "next_past": {2: "batch", 4: "next_steps"}, "cross": {2: "photos"}},
-        ),
-        b.CODEC_ENCODER: Graph(
-            CodecEncoderGraph(codec, kept), {"audio": audio}, ("codes",), sound | {"codes": {0: "batch", 2: "frames"}}
-        ),
-        b.CODEC_DECODER: Graph(
-            CodecDecoderGraph(codec, kept), {"codes": codes}, ("audio",), sound | {"codes": {0: "batch", 2: "frames"}}
-        ),
-    }
-    if models.recognizer is not None:
-        axes = sound | {"logits": {0: "batch", 1: "frames"}}
-        found[b.RECOGNIZER] = Graph(Logits(models.recognizer), {"audio": audio}, ("logits",), axes)
-    return found
-
-
-def _batched(*names: str) -> dict[str, dict[int, str]]:
-    return {name: {0: "batch"} for name in names}
 
 
 def write_onnx(graph: Graph, path: Path, dtype: DType) -> None:
@@ -212,23 +54,34 @@ def write_onnx(graph: Graph, path: Path, dtype: DType) -> None:
             opset_version=17,
             dynamo=False,
         )
+    _simplify(path)
     if dtype == "int8":
         _quantize(path)
-    elif dtype == "fp16":
+    if dtype != "fp32":
         model = onnx.load(path)
         store_as_fp16(model)
         onnx.save(model, path)
 
 
+def _simplify(path: Path) -> None:
+    """Fold constants and drop what they make needless, in standard ONNX, so that sessions are made faster."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+
 def store_as_fp16(model: onnx.ModelProto) -> None:
     """Store large weights as fp16 with a cast to fp32 in front, which ONNX Runtime folds when it loads the model.
 
-    Fourier bases stay fp32: the log-mel is sensitive to them.
+    Fourier bases that analyse audio stay fp32: the log-mel of silence is sensitive to them.
     """
+    convolved = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
     casts = []
     for weight in model.graph.initializer:
-        numbers = int(np.prod(weight.dims))
-        if weight.data_type != TensorProto.FLOAT or numbers < SMALL or weight.name.endswith("basis"):
+        sizes = list(weight.dims)
+        fourier = weight.name in convolved and len(sizes) == 3 and sizes[1] == 1 and sizes[0] == sizes[2] + 2
+        if weight.data_type != TensorProto.FLOAT or int(np.prod(sizes)) < SMALL or fourier:
             continue
         half = numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), f"{weight.name}.fp16")
         casts.append(helper.make_node("Cast", [half.name], [weight.name], to=TensorProto.FLOAT))

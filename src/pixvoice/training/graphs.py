@@ -1,0 +1,209 @@
+"""What a bundle's ONNX files compute: trained models as graphs with named inputs, outputs and free axes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixvoice.describe.model import DecoderLayer, PixVoxLM
+from pixvoice.errors import BundleError
+from pixvoice.runtime import bundle as b
+from pixvoice.speech.codec import Codec
+from pixvoice.speech.ctc import CTCRecognizer
+from pixvoice.vision.student import ImageStudent
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The models of one bundle, in evaluation mode."""
+
+    describer: PixVoxLM
+    codec: Codec
+    student: ImageStudent
+    recognizer: CTCRecognizer | None
+
+    def __post_init__(self) -> None:
+        spoken, heard, seen = self.describer.dims, self.codec.dims, self.student.dims
+        if spoken.num_codebooks > heard.num_codebooks or spoken.codebook_size != heard.codebook_size:
+            raise BundleError(
+                f"the describer speaks {spoken.num_codebooks} codebooks of {spoken.codebook_size}, the codec has "
+                f"{heard.num_codebooks} of {heard.codebook_size}; give the codec that the describer was trained with"
+            )
+        if spoken.image_dim != seen.embed_dim:
+            raise BundleError(
+                f"the describer takes image features {spoken.image_dim} wide, the student gives {seen.embed_dim}; give "
+                "the student that the describer was trained with"
+            )
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX file: a module, an example of each input by name, outputs by name, and the axes of any length."""
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+    axes: dict[str, dict[int, str]]
+
+
+def _joined(linears: Iterable[nn.Module], scales: Iterable[float]) -> nn.Linear:
+    """Linear maps of one input as one map, each times its scale."""
+    states = [(linear.state_dict(), scale) for linear, scale in zip(linears, scales, strict=True)]
+    weight, bias = (torch.cat([state[name] * scale for state, scale in states]) for name in ("weight", "bias"))
+    joined = nn.Linear(weight.shape[1], weight.shape[0])
+    joined.load_state_dict({"weight": weight, "bias": bias})
+    return joined
+
+
+class StepLayer(nn.Module):
+    """``DecoderLayer.step`` in a quarter of the ONNX nodes: one map for query, key and value, and fixed shapes."""
+
+    def __init__(self, layer: DecoderLayer) -> None:
+        super().__init__()
+        self.layer, self.heads = layer, layer.self_attention.heads
+        own, cross = layer.self_attention, layer.cross_attention
+        self.width = own.query.in_features
+        scale = (self.width // self.heads) ** -0.5
+        self.query_key_value = _joined([own.query, own.key_value], [scale, 1.0])
+        self.cross_query = _joined([cross.query], [scale])
+
+    def forward(self, x: Tensor, past: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
+        """One step x (B, D); past (2, B, heads, S, d); cross (2, B, heads, P, d) -> x and past with S + 1."""
+        layer, head_width = self.layer, self.width // self.heads
+        mixed = self.query_key_value(layer.self_norm(x)).reshape(-1, 3, self.heads, 1, head_width)
+        past = torch.cat([past, mixed[:, 1:].transpose(0, 1)], dim=3)
+        x = x + layer.self_attention.out(self._attend(mixed[:, 0], past))
+        query = self.cross_query(layer.cross_norm(x)).reshape(-1, self.heads, 1, head_width)
+        x = x + layer.cross_attention.out(self._attend(query, cross))
+        return layer.mlp(x), past
+
+    def _attend(self, query: Tensor, seen: Tensor) -> Tensor:
+        """Scaled queries (B, heads, 1, d) over keys and values (2, B, heads, S, d) -> (B, D)."""
+        key, value = seen.unbind(0)
+        return ((query @ key.transpose(-1, -2)).softmax(-1) @ value).reshape(-1, self.width)
+
+
+class StepGraph(nn.Module):
+    """``PixVoxLM.step`` with the K embeddings in one table and the K heads in one map."""
+
+    table: Tensor
+    offsets: Tensor
+
+    def __init__(self, model: PixVoxLM) -> None:
+        super().__init__()
+        self.codebooks, self.size = model.dims.num_codebooks, model.dims.codebook_size + 1
+        self.positions, self.norm = model.positions, model.norm
+        self.register_buffer("table", torch.cat([embed.state_dict()["weight"] for embed in model.embeddings]))
+        self.register_buffer("offsets", torch.arange(self.codebooks) * self.size)
+        self.layers = nn.ModuleList([StepLayer(layer) for layer in model.layers if isinstance(layer, DecoderLayer)])
+        self.head = _joined(model.heads, [1.0] * self.codebooks)
+
+    def forward(self, tokens: Tensor, past: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, K), past (layers, 2, B, heads, S, d), cross -> logits (B, K, V + 1), past with S + 1."""
+        x = F.embedding(tokens + self.offsets, self.table).sum(1) + self.positions.weight[past.shape[4]]
+        pasts = []
+        for layer, own, seen in zip(self.layers, past.unbind(0), cross.unbind(0), strict=True):
+            x, longer = layer(x, own, seen)
+            pasts.append(longer)
+        return self.head(self.norm(x)).reshape(-1, self.codebooks, self.size), torch.stack(pasts)
+
+
+class CodecEncoderGraph(nn.Module):
+    """Audio (B, L), whole frames -> codes (B, K', T) of the first K' codebooks."""
+
+    def __init__(self, codec: Codec, num_codebooks: int) -> None:
+        super().__init__()
+        self.encoder, self.quantizer = codec.encoder, copy.copy(codec.quantizer)
+        self.quantizer.num_codebooks = num_codebooks
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return self.quantizer.encode(self.encoder(audio))
+
+
+class CodecDecoderGraph(nn.Module):
+    """Codes (B, K', T) -> audio (B, L); code V adds nothing, so that fewer codebooks can be decoded."""
+
+    tables: Tensor
+
+    def __init__(self, codec: Codec, num_codebooks: int) -> None:
+        super().__init__()
+        self.decoder = codec.decoder
+        self.register_buffer("tables", F.pad(codec.quantizer.codebooks[:num_codebooks], (0, 0, 0, 1)))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        latents = [F.embedding(codes[:, k], table) for k, table in enumerate(self.tables)]
+        audio: Tensor = self.decoder(torch.stack(latents).sum(0))
+        return audio
+
+
+class Logits(nn.Module):
+    """Audio (B, L) -> logits (B, T, letters + blank)."""
+
+    def __init__(self, recognizer: CTCRecognizer) -> None:
+        super().__init__()
+        self.recognizer = recognizer
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return self.recognizer.logits(audio)
+
+
+class Start(nn.Module):
+    """Features (B, P, D) -> cross keys and values (layers, 2, B, heads, P, d)."""
+
+    def __init__(self, model: PixVoxLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.model.start(features)
+
+
+def graphs(models: Trained) -> dict[str, Graph]:
+    """What the bundle's ONNX files compute, by file name."""
+    student, lm, codec = models.student, models.describer, models.codec
+    size, kept = student.dims.image_size, lm.dims.num_codebooks
+    pixels = torch.zeros(2, 3, size, size)
+    features = student(pixels)
+    cross = lm.start(features)
+    layers, two, batch, heads, _, width = cross.shape
+    step_inputs = {
+        "tokens": torch.zeros(batch, kept, dtype=torch.int64),
+        "past": torch.zeros(layers, two, batch, heads, 3, width),
+        "cross": cross,
+    }
+    past_axes = {2: "batch", 4: "steps"}
+    audio = torch.zeros(2, 8 * codec.dims.frame_length)
+    codes = torch.zeros(2, kept, 24, dtype=torch.int64)
+    sound = {"audio": {0: "batch", 1: "samples"}}
+    found = {
+        b.IMAGE_ENCODER: Graph(student, {"pixels": pixels}, ("features",), _batched("pixels", "features")),
+        b.DESCRIBER_START: Graph(
+            Start(lm), {"features": features}, ("cross",), {"features": {0: "batch"}, "cross": {2: "batch"}}
+        ),
+        b.DESCRIBER_STEP: Graph(
+            StepGraph(lm),
+            step_inputs,
+            ("logits", "next_past"),
+            _batched("tokens", "logits")
+            | {"past": past_axes, "next_past": {2: "batch", 4: "next_steps"}, "cross": {2: "photos"}},
+        ),
+        b.CODEC_ENCODER: Graph(
+            CodecEncoderGraph(codec, kept), {"audio": audio}, ("codes",), sound | {"codes": {0: "batch", 2: "frames"}}
+        ),
+        b.CODEC_DECODER: Graph(
+            CodecDecoderGraph(codec, kept), {"codes": codes}, ("audio",), sound | {"codes": {0: "batch", 2: "frames"}}
+        ),
+    }
+    if models.recognizer is not None:
+        axes = sound | {"logits": {0: "batch", 1: "frames"}}
+        found[b.RECOGNIZER] = Graph(Logits(models.recognizer), {"audio": audio}, ("logits",), axes)
+    return found
+
+
+def _batched(*names: str) -> dict[str, dict[int, str]]:
+    return {name: {0: "batch"} for name in names}
