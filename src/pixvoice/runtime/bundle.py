@@ -177,8 +177,13 @@ class Bundle:
         except (OptionError, TypeError) as error:
             raise BundleError(f"{self.folder / BUNDLE_JSON}, decoding: {error}") from None
 
-    def session(self, file: str, shapes: Mapping[str, tuple[int | None, ...]]) -> ort.InferenceSession:
+    def session(
+        self, file: str, shapes: Mapping[str, tuple[int | None, ...]], threads: int | None = None
+    ) -> ort.InferenceSession:
         """ONNX ``file`` as a session whose inputs and outputs have ``shapes`` (None: any length).
+
+        It runs on the bundle's number of threads, or on ``threads``.  They sleep while they wait: spinning is a little
+        faster on an idle machine and many times slower on a busy one.
 
         Raises BundleError for a file with another hash, another shape, or that isn't a model.
         """
@@ -194,7 +199,8 @@ class Bundle:
             hint = "reinstall, or copy the bundle again"
             raise BundleError(f"{self.folder / file}: damaged (its SHA-256 isn't the one in {BUNDLE_JSON}); {hint}")
         options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
+        options.intra_op_num_threads, options.inter_op_num_threads = threads or self.threads, 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
             session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])

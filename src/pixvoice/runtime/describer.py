@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -60,9 +61,12 @@ class Describer:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.pattern = make_pattern(bundle.info.describer.pattern, bundle.info.describer.num_codebooks)
-        self.image_encoder = OnnxImageEncoder(bundle)
-        self.decoder = OnnxSpeechDecoder(bundle)
-        self._tokenizer = OnnxSpeechTokenizer(bundle)
+        with ThreadPoolExecutor(bundle.threads) as pool:  # ONNX Runtime makes sessions outside Python's lock
+            decoder = pool.submit(OnnxSpeechDecoder, bundle)
+            tokenizer = pool.submit(OnnxSpeechTokenizer, bundle)
+            image_encoder = pool.submit(OnnxImageEncoder, bundle)
+        self.image_encoder, self.decoder = image_encoder.result(), decoder.result()
+        self._tokenizer = tokenizer.result()
 
     @property
     def tokenizer(self) -> SpeechTokenizer:

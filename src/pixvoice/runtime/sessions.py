@@ -68,7 +68,7 @@ class OnnxSpeechDecoder(SpeechDecoder):
         )
         step = {"tokens": (None, s.num_codebooks), "past": past, "cross": cross, "next_past": past}
         step["logits"] = (None, s.num_codebooks, s.codebook_size + 1)
-        self._step = bundle.session(DESCRIBER_STEP, step)
+        self._step = bundle.session(DESCRIBER_STEP, step, threads=1)  # a step is too small to share
 
     @property
     def num_codebooks(self) -> int:
