@@ -1,9 +1,8 @@
 """Where quality is lost between a person's sentence and ours: one part of the chain more in each row.
 
-    python benchmarks/where_quality_goes.py DATASET --teacher TEACHER.safetensors \\
-        --statistics runs/student/views/statistics.npz
+    python benchmarks/where_quality_goes.py DATASET --teacher TEACHER.safetensors --statistics STATISTICS.npz
 
-DATASET is in any layout of docs/data.md; without recordings, a TTS engine of this machine speaks the captions.  Every
+The statistics are those that the student's training left in its ``views`` folder.  DATASET is in any layout of docs/data.md; without recordings, a TTS engine of this machine speaks the captions.  Every
 row is scored against the four captions that the ground truth leaves.  Needs the ``train`` and ``evaluate`` extras.
 """
 
