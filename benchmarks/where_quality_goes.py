@@ -2,8 +2,9 @@
 
     python benchmarks/where_quality_goes.py DATASET --teacher TEACHER.safetensors --statistics STATISTICS.npz
 
-The statistics are those that the student's training left in its ``views`` folder.  DATASET is in any layout of docs/data.md; without recordings, a TTS engine of this machine speaks the captions.  Every
-row is scored against the four captions that the ground truth leaves.  Needs the ``train`` and ``evaluate`` extras.
+The statistics are those that the student's training left in its ``views`` folder.  DATASET is in any layout of
+docs/data.md; without recordings, a TTS engine of this machine speaks the captions.  Every row is scored against the
+four captions that the ground truth leaves.  Needs the ``train`` and ``evaluate`` extras.
 """
 
 from __future__ import annotations
