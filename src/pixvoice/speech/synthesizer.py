@@ -157,7 +157,7 @@ class Flite(Engine):
 
     name, programs = "flite", ("flite",)
     install = "apt install flite (macOS: brew install flite)"
-    favourites = ("slt", "rms")
+    favourites = ("rms", "slt")
     encoding = "ascii"
 
     def command(self, text: str, text_file: Path, voice: str, out: Path) -> list[str]:
