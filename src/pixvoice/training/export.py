@@ -32,12 +32,12 @@ DType = Literal["fp32", "fp16", "int8"]
 
 SMALL = 1024  # weights with fewer numbers stay fp32
 DECODING: dict[str, dict[str, Any]] = {
-    "default": {"strategy": "beam", "beam_size": 4, "min_frames": 8, "max_frames": 80},
-    "short": {"length_penalty": 0.8, "end_bias": 1.5, "max_frames": 40},
+    "default": {"strategy": "beam", "beam_size": 8, "min_frames": 8, "max_frames": 80},
+    "short": {"end_bias": 5.0, "max_frames": 40},
     "normal": {},
-    "long": {"length_penalty": 1.2, "end_bias": -1.5, "min_frames": 40},
+    "long": {"end_bias": -4.0, "min_frames": 40},
 }
-CONFIDENCE = b.Confidence(centre=-2.5, slope=1.5)
+CONFIDENCE = b.Confidence(centre=-1.56, slope=5.2)
 
 
 def write_onnx(graph: Graph, path: Path, dtype: DType) -> None:
