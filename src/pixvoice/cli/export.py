@@ -19,7 +19,10 @@ def export(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder, a new one.")],
     name: Annotated[str, typer.Option(help="What to call the bundle.")] = "pixvoice",
-    dtype: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="How weights are stored.")] = "fp16",
+    dtype: Annotated[
+        Literal["fp32", "fp16", "int8"],
+        typer.Option(help="How weights are stored; int8 is fp16 with the describer in int8."),
+    ] = "int8",
     defaults: Annotated[
         Path | None,
         typer.Option(help="JSON with decoding and confidence, as in bundle.json; kept from another bundle."),

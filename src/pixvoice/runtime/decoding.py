@@ -260,10 +260,11 @@ def best_joint(gains: Doubles, bases: Doubles, divisors: Doubles, count: int) ->
 
 def _top(scores: Doubles, count: int) -> npt.NDArray[np.int64]:
     """Places of the ``count`` best scores along the last axis, best first."""
-    count = min(count, scores.shape[-1])
-    some = np.argpartition(-scores, count - 1, axis=-1)[..., :count]
-    order = np.argsort(-np.take_along_axis(scores, some, axis=-1), axis=-1, kind="stable")
-    return np.take_along_axis(some, order, axis=-1)
+    left, places = scores.copy(), []
+    for _ in range(min(count, scores.shape[-1])):  # for the few that a beam needs, sooner done than a partition
+        places.append(left.argmax(axis=-1, keepdims=True))
+        np.put_along_axis(left, places[-1], -np.inf, axis=-1)
+    return np.concatenate(places, axis=-1)
 
 
 def _likeliest(log_probs: Doubles, options: DecodingOptions) -> Doubles:

@@ -100,7 +100,7 @@ class OnnxSpeechDecoder(SpeechDecoder):
     def select(self, state: OnnxState, rows: npt.NDArray[np.int64]) -> OnnxState:
         """The state of ``rows`` (B',); one photo's keys and values serve all its rows."""
         one_photo = state.cross.shape[2] == 1
-        return OnnxState(state.past[:, :, rows], state.cross if one_photo else state.cross[:, :, rows])
+        return OnnxState(state.past.take(rows, axis=2), state.cross if one_photo else state.cross.take(rows, axis=2))
 
 
 class OnnxSpeechTokenizer(SpeechTokenizer):
