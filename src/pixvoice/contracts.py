@@ -1,4 +1,4 @@
-"""The four base classes that every room meets at.
+"""The five base classes that every room meets at.
 
 They speak numpy, so that a PyTorch module and an ONNX Runtime session stand behind the same contract.
 
@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Audio = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int64]
@@ -128,3 +131,41 @@ class Recognizer(ABC):
     @abstractmethod
     def transcribe(self, audio: Sequence[Audio]) -> list[str]:
         """Audio clips, each (L,) -> lower-case text, one string a clip."""
+
+
+class SearchModel(ABC):
+    """Speech and photos -> one space, where a photo lies near the speech about it.
+
+    Every embedding is float32 of length 1: the dot product of two is their cosine similarity.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What to call it in a table."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes with the weights: embeddings of two fingerprints can't be compared."""
+
+    @property
+    @abstractmethod
+    def embed_dim(self) -> int:
+        """D, the width of an embedding."""
+
+    @property
+    @abstractmethod
+    def sample_rate(self) -> int:
+        """Audio samples a second (Hz) that ``embed_speech`` takes."""
+
+    @abstractmethod
+    def embed_photos(self, photos: Sequence[Image]) -> Floats:
+        """Photos (B of them, RGB, any size) -> embeddings (B, D)."""
+
+    @abstractmethod
+    def embed_speech(self, audio: Sequence[Audio]) -> tuple[Floats, list[str]]:
+        """Audio clips (B of them, each (L,), any length) -> embeddings (B, D) and what the model read in each.
+
+        The texts are empty for a model that reads none.
+        """
