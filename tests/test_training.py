@@ -27,13 +27,13 @@ from pixvoice.audio import write_wav  # noqa: E402
 from pixvoice.describe.model import PixVoxConfig  # noqa: E402
 from pixvoice.errors import BundleError, InputError, OptionError, OutputError  # noqa: E402
 from pixvoice.speech.codec import Codec, CodecConfig  # noqa: E402
-from pixvoice.speech.ctc import CTCConfig  # noqa: E402
+from pixvoice.speech.ctc import CTCConfig, CTCRecognizer  # noqa: E402
 from pixvoice.training import describer  # noqa: E402
 from pixvoice.training.codec import CodecRecipe  # noqa: E402
 from pixvoice.training.describer import CaptionBatches, DescriberRecipe, PhotoFeatures, encode_speech  # noqa: E402
 from pixvoice.training.options import TrainOptions  # noqa: E402
 from pixvoice.training.recipes import Recipe, load_recipe, to_yaml  # noqa: E402
-from pixvoice.training.recognizer import RecognizerRecipe, SpokenTexts  # noqa: E402
+from pixvoice.training.recognizer import RecognizerRecipe, SpokenTexts, begin, disturb, play_at  # noqa: E402
 from pixvoice.training.runs import Run  # noqa: E402
 from pixvoice.training.trainer import last_complete_checkpoint, save_model, train  # noqa: E402
 from pixvoice.vision.student import ImageStudent, StudentConfig  # noqa: E402
@@ -306,6 +306,26 @@ def test_spoken_texts_are_the_same_in_every_run(data: Path) -> None:
     assert len(first) == 16
     np.testing.assert_array_equal(first[7][0], again[7][0])
     assert first[7][1] == again[7][1]
+
+
+def test_recordings_are_played_faster_and_slower_only_if_asked(data: Path) -> None:
+    tone = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000).astype(np.float32)
+    faster = play_at(tone, 1.25)
+    assert len(faster) == 12_800
+    assert np.argmax(np.abs(np.fft.rfft(faster))) * 16_000 / len(faster) == pytest.approx(550, abs=2)
+    np.testing.assert_array_equal(disturb(tone, np.random.default_rng(3)), disturb(tone, np.random.default_rng(3), 0.0))
+    assert len(disturb(tone, np.random.default_rng(3), 0.2)) != len(disturb(tone, np.random.default_rng(3)))
+
+
+def test_a_recognizer_begins_with_the_weights_of_another(data: Path, tmp_path: Path) -> None:
+    recipe = recipe_for("recognizer", data)
+    assert isinstance(recipe, RecognizerRecipe)
+    first = CTCRecognizer(recipe.model)
+    save_model(first, recipe.model, "recognizer", tmp_path / "first")
+    begun = begin(replace(recipe, start_from=tmp_path / "first"))
+    assert all(torch.equal(value, first.state_dict()[name]) for name, value in begun.state_dict().items())
+    with pytest.raises(BundleError, match="use the same"):
+        begin(replace(recipe, start_from=tmp_path / "first", model=CTCConfig(n_mels=16, width=8, blocks=2)))
 
 
 def test_a_model_learns_through_the_trainer(tmp_path: Path) -> None:

@@ -257,7 +257,7 @@ def _nearest(name: str, allowed: Sequence[str] | Mapping[str, Any], prefix: str)
     return f"; did you mean {prefix}{found[0]}?" if found else ""
 
 
-ZERO_ALLOWED = {"seed", "warmup_steps", "weight_decay", "clip_norm", "crops", "teacher_steps"}
+ZERO_ALLOWED = {"seed", "warmup_steps", "weight_decay", "clip_norm", "crops", "teacher_steps", "speed_change"}
 
 
 def _out_of_range(name: str, value: Any) -> str | None:
@@ -297,6 +297,7 @@ RULES = (
          "model.hop_length: {0} is not an even number of at most 1024"),
     Rule("recognizer", ("model.hop_length",), lambda hop: hop % 2 == 0 and hop <= 512,
          "model.hop_length: {0} is not an even number of at most 512"),
+    Rule("recognizer", ("speed_change",), lambda change: change <= 0.5, "speed_change: {0} is not at most 0.5"),
     Rule("student", ("model.image_size",), lambda size: size % 32 == 0, "model.image_size: {0} is not divisible by 32"),
     Rule("student", ("model.widths", "model.blocks"), lambda widths, blocks: len(widths) == len(blocks) == 4,
          "model.widths: {0} and model.blocks: {1} must have four numbers each, one a stage"),
