@@ -1,0 +1,81 @@
+"""What a dual-channel model is trained for: a recording nearer to its own photo than to any other of the batch.
+
+Source: van den Oord et al. 2018, "Representation learning with contrastive predictive coding" (InfoNCE); BrewCLIP
+(arXiv 2408.10383) for the inner and the outer loss.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixvoice.retrieve.model import DualChannel, fuse
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Weights and temperature.
+
+    ``outer`` weighs the fused embedding against the photo.  ``inner`` weighs the two channels of the full variant
+    against each other; the paper adds that loss in both directions, which are the same, and so does this.  ``each``
+    weighs each channel by itself against the photo; the paper has no such loss.
+    """
+
+    outer: float = 0.75
+    inner: float = 0.25
+    each: float = 0.0
+    temperature: float = 0.07
+    learned_temperature: bool = False
+
+
+def info_nce(a: Tensor, b: Tensor, same: Tensor, temperature: Tensor | float) -> Tensor:
+    """Symmetric InfoNCE of a (B, D) and b (B, D), each of length 1; row i of the one belongs to row i of the other.
+
+    ``same`` (B, B) is True where both rows belong to one photo: what lies off the diagonal there is no negative.
+    """
+    logits = a @ b.T / temperature
+    apart = same & ~torch.eye(len(a), dtype=torch.bool, device=a.device)
+    logits = logits.masked_fill(apart, -math.inf)
+    target = torch.arange(len(a), device=a.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+class Contrast(nn.Module):
+    """A dual-channel model and its loss: the training form."""
+
+    def __init__(self, model: DualChannel, options: LossOptions) -> None:
+        super().__init__()
+        self.model, self.options = model, options
+        start = torch.tensor(math.log(options.temperature))
+        self.log_temperature = nn.Parameter(start) if options.learned_temperature else None
+
+    @property
+    def temperature(self) -> Tensor | float:
+        """What similarities are divided by; a learned one is never under 0.01."""
+        return self.options.temperature if self.log_temperature is None else self.log_temperature.exp().clamp(min=0.01)
+
+    def forward(
+        self,
+        pixels: Tensor,
+        photo: Tensor,
+        tokens: dict[str, Tensor] | None = None,
+        frames: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """What the image part's ``prepare`` gave (B, ...), the photos' numbers (B,), and speech -> ``loss``."""
+        seen, same = self.model.see(pixels), photo[:, None] == photo[None]
+        channels = self.model.channels(tokens, frames, mask)
+        loss = self.options.outer * self._against(fuse(*channels), seen, same)
+        there = [F.normalize(channel, dim=-1) for channel in channels if channel is not None]
+        if len(there) == 2:
+            loss = loss + 2 * self.options.inner * self._against(there[0], there[1], same)
+            for channel in there if self.options.each else ():
+                loss = loss + self.options.each * self._against(channel, seen, same)
+        return {"loss": loss}
+
+    def _against(self, a: Tensor, b: Tensor, same: Tensor) -> Tensor:
+        return info_nce(a.float(), b.float(), same, self.temperature)
