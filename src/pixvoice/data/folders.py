@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ IMAGE_FOLDERS = (
     "flickr8k_images",
     "Flickr_Data/Images",
     "photos",
+    "coco",
+    "COCO",
     ".",
 )
 PARTS = frozenset(
     {"Flickr8k_text", "Flickr_8k_text", "flickr_audio", "text", "annotations", "captions", "splits", "audio"}
+    | {"SpokenCOCO", "localized_narratives", "localized-narratives"}
 )
 _TRIED = 20  # photos looked for in a folder before it is given up
 
@@ -47,11 +51,15 @@ def find_images(file: Path, names: Iterable[str]) -> Path:
     first = list(islice(dict.fromkeys(names), _TRIED))
     if not first:
         raise InputError(f"{file}: holds no captions; get the file again")
-    for root in roots(file):
-        for folder in IMAGE_FOLDERS:
-            if any((root / folder / name).is_file() for name in first):
-                return root / folder
+    if found := find_base((root / folder for root in roots(file) for folder in IMAGE_FOLDERS), first):
+        return found
     raise InputError(f"{file}: its photos ({first[0]}, ...) aren't beside it; put them in {file.parent / 'images'}")
+
+
+def find_base(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
+    """The first of ``folders`` that holds any of the first ``names``; None where none does."""
+    first = list(islice(dict.fromkeys(names), _TRIED))
+    return next((folder for folder in folders if any((folder / name).is_file() for name in first)), None)
 
 
 def find_file(file: Path, names: Iterable[str]) -> Path | None:
@@ -65,16 +73,24 @@ def find_file(file: Path, names: Iterable[str]) -> Path | None:
 
 
 def read_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of every line that isn't blank.  Raises InputError."""
-    for number, line in enumerate(read_text(file).split("\n"), 1):
-        if line.strip():
-            yield number, line.strip("\r")
+    """Number (from 1) and text of every line that isn't blank, read as they are asked for.  Raises InputError."""
+    with _readable(file), file.open(encoding="utf-8-sig", newline="\n") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield number, line.strip("\r\n")
 
 
 def read_text(file: Path) -> str:
     """The whole file.  Raises InputError when it can't be read or isn't UTF-8 text."""
-    try:
+    with _readable(file):
         return file.read_text(encoding="utf-8-sig")
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Errors of reading become InputError."""
+    try:
+        yield
     except UnicodeDecodeError:
         raise InputError(f"{file}: isn't UTF-8 text; save it as UTF-8") from None
     except OSError as error:
