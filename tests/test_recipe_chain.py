@@ -1,0 +1,92 @@
+"""The commands of ``recipes/README.md``, one after the other, on a small data set and with small models."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch", reason="training needs torch (the train extra)")
+pytest.importorskip("transformers", reason="training needs transformers (the train extra)")
+pytest.importorskip("yaml", reason="recipes need PyYAML (the train extra)")
+
+from pixvoice import cli
+from test_student import save_teacher
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+TRAIN = ("train.steps=4", "train.batch_size=2", "train.save_every=2", "train.log_every=2", "train.bf16=false")
+CODEC = ("num_codebooks=5", "codebook_size=16", "latent_dim=4", "width=8", "token_width=8", "encoder_blocks=1",
+         "token_blocks=1", "decoder_blocks=1", "n_mels=16")  # fmt: skip
+DESCRIBER = ("num_codebooks=4", "codebook_size=16", "width=16", "layers=1", "heads=2", "image_dim=12")
+SMALL = {
+    "codec": ("crop_frames=2", *(f"model.{size}" for size in CODEC)),
+    "student": ("model.image_size=64", "model.widths=[8,8,8,8]", "model.blocks=[1,1,1,1]", "model.embed_dim=12"),
+    "recognizer": ("model.n_mels=16", "model.width=8", "model.blocks=1"),
+    "pixvox": (*(f"model.{size}" for size in DESCRIBER), "teacher_steps=2"),
+}
+ENGINE = """
+import sys, wave, array, math
+text, voice, out = sys.argv[1:4]
+tone = [round(9000 * math.sin(i * (len(text) + len(voice)) / 60)) for i in range(6000)]
+with wave.open(out, "wb") as file:
+    file.setnchannels(1), file.setsampwidth(2), file.setframerate(16000)
+    file.writeframes(array.array("h", tone).tobytes())
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the recipes, ten photos with captions, a teacher, and a TTS engine."""
+    images = tmp_path / "data" / "flickr8k" / "images"
+    images.mkdir(parents=True)
+    rows = []
+    for n in range(10):
+        noise = np.random.default_rng(n).integers(256, size=(64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(images / f"{n}.jpg")
+        captions = [f"a {colour} dog number {n} runs" for colour in ("red", "black", "white", "brown", "grey")]
+        rows.append({"image": f"{n}.jpg", "split": "dev" if n > 7 else "train", "captions": captions})
+    (images.parent / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    save_teacher(tmp_path / "data" / "teacher.safetensors")
+    (tmp_path / "engine.py").write_text(ENGINE)
+    (tmp_path / "recipes").symlink_to(RECIPES)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def commands() -> list[list[str]]:
+    """The words of each ``pixvoice`` command in the first code block of the recipes' README."""
+    block = re.search(r"```sh\n(.*?)```", (RECIPES / "README.md").read_text(), re.S)
+    assert block
+    lines = block[1].replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("pixvoice ")]
+
+
+def made_small(words: list[str], engine: str) -> list[str]:
+    """The same command with the fixture's engine, and with a model that trains in a second."""
+    words = [engine if word == "flite" else word for word in words]
+    if words[0] == "train":
+        changes = TRAIN + next(sizes for part, sizes in SMALL.items() if Path(words[1]).name.startswith(part))
+        words += [part for change in changes for part in ("--set", change)]
+    return words
+
+
+def test_every_command_of_the_recipes_runs(here: Path, java: None, capsys: pytest.CaptureFixture[str]) -> None:
+    script = shlex.quote(str(here / "engine.py"))
+    engine = f"{shlex.quote(sys.executable)} -S {script} {{text}} {{voice}} {{out}}"
+    for words in commands():
+        small = made_small(words, engine)
+        if small[:2] == ["evaluate", "describe"]:
+            small += ["--engine", engine, "--voice", "rms", "--json"]
+        capsys.readouterr()
+        assert cli.run(small) == 0, (small, capsys.readouterr().err)
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["n_photos"] == 2 and 0 <= scores["bleu_4"] <= 100 and scores["ceiling"] is not None
+    trained = {path.parent.name for path in here.glob("runs/*/model.safetensors")}
+    assert trained >= {"codec", "student", "recognizer", "pixvox-delay", "pixvox-parallel"}
+    assert (here / "bundle" / "bundle.json").is_file()
