@@ -33,8 +33,7 @@ VARIANTS = ("pipeline", "e2e", "full")
 class RetrieverConfig:
     """Sizes of the dual-channel model; saved beside its weights.
 
-    The paper's: ``embed_dim=768, heads=8, feed_forward=4096``, and 1 for ``stack``.  Raises OptionError for sizes that
-    can't be.
+    The paper's: ``embed_dim=768, heads=8, feed_forward=4096``, and 1 for ``stack``.
     """
 
     variant: str = "full"
@@ -47,7 +46,8 @@ class RetrieverConfig:
     stack: int = 1  # frames joined into one before the transformer
     window: int = 1500  # frames heard at once; longer recordings are heard in several windows
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise OptionError for what can't be built."""
         if self.variant not in VARIANTS:
             raise OptionError(f"variant {self.variant!r}: use one of {', '.join(VARIANTS)}")
         if self.embed_dim % self.heads:
@@ -130,13 +130,14 @@ def _fit(width: int, wanted: int) -> nn.Module:
 class DualChannel(nn.Module):
     """All three variants.  A part that the variant doesn't need may be None.
 
-    Raises OptionError for a part that is missing.
+    Raises OptionError for a part that is missing, or sizes that can't be.
     """
 
     def __init__(
         self, config: RetrieverConfig, text: TextPart | None, speech: SpeechPart | None, image: ImagePart
     ) -> None:
         super().__init__()
+        config.check()
         if config.reads and text is None:
             raise OptionError(f"variant {config.variant} needs a text part; give one, or use variant e2e")
         if config.hears and speech is None:

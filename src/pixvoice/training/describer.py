@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,15 +16,13 @@ from torch.utils.data import Dataset
 from pixvoice.audio import read_audio
 from pixvoice.contracts import Codes, Floats
 from pixvoice.describe.model import IGNORE, PixVoxConfig, PixVoxLM
-from pixvoice.errors import BundleError, InputError, OptionError
-from pixvoice.images import read_image
+from pixvoice.errors import InputError, OptionError
 from pixvoice.patterns import Pattern, make_pattern
 from pixvoice.speech.codec import Codec, CodecConfig
+from pixvoice.training.caches import fingerprint, photo_features, save_arrays
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.progress import follow
-from pixvoice.training.student import view
 from pixvoice.training.trainer import load_model, save_model, train
-from pixvoice.vision.student import ImageStudent, StudentConfig
 
 
 @dataclass(frozen=True)
@@ -116,18 +113,7 @@ class PhotoFeatures:
     @cached_property
     def student(self) -> npt.NDArray[np.float16]:
         """(photos * views, P, D) float16, computed at the first call and kept in the cache."""
-        path = self.cache / f"features-{fingerprint(self.recipe.student, self.photos, self.recipe.crops)}.npy"
-        if not path.exists():
-            encoder = load_model(self.recipe.student, "student", StudentConfig, ImageStudent)
-            features = []
-            for i, photo in enumerate(follow(self.photos, "image features")):
-                image = read_image(photo)
-                views = np.stack([view(image, n, encoder.dims.image_size, seed=i) for n in range(self.views)])
-                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-                    features.append(encoder(torch.from_numpy(views)).half().numpy())
-            _save(path, np.concatenate(features))
-        saved: npt.NDArray[np.float16] = np.load(path, mmap_mode="r")
-        return saved
+        return photo_features(self.photos, self.recipe.student, self.recipe.crops, self.cache)
 
     @cached_property
     def teacher(self) -> tuple[npt.NDArray[np.float16], Floats, Floats]:
@@ -167,40 +153,12 @@ def encode_speech(paths: Sequence[Path], folder: Path, num_codebooks: int, cache
             audio = torch.from_numpy(read_audio(audio_path, codec.dims.sample_rate))
             with torch.inference_mode():
                 codes.append(codec.encode(audio[None])[0].numpy().astype(np.int16))
-        _save(path, flat=np.concatenate(codes, axis=1), lengths=np.array([c.shape[1] for c in codes]))
+        save_arrays(path, flat=np.concatenate(codes, axis=1), lengths=np.array([c.shape[1] for c in codes]))
     saved = np.load(path)
     flat = saved["flat"][:num_codebooks].astype(np.int64)
     if len(flat) < num_codebooks:
         raise OptionError(f"model.num_codebooks is {num_codebooks}, but the codec in {folder} has {len(flat)}")
     return np.split(flat, np.cumsum(saved["lengths"])[:-1], axis=1)
-
-
-def fingerprint(folder: Path, files: Sequence[Path], *options: int) -> str:
-    """12 hexadecimal digits that change with the weights in ``folder``, the files' names, sizes and dates, and options.
-
-    Raises BundleError if ``folder`` has no weights, InputError if a file is missing.
-    """
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise BundleError(f"no trained model in {folder} (model.safetensors is missing): train it first")
-    digest = hashlib.sha256(weights.read_bytes())
-    try:
-        for file in files:
-            status = file.stat()
-            digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-    except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}; see all with: pixvoice manifest check") from None
-    digest.update(repr(options).encode())
-    return digest.hexdigest()[:12]
-
-
-def _save(path: Path, *array: npt.NDArray[Any], **arrays: npt.NDArray[Any]) -> None:
-    """Write .npy or .npz so that a killed run leaves no half file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays) if arrays else np.save(file, array[0])  # type: ignore[arg-type]
-    temporary.replace(path)
 
 
 def run(recipe: DescriberRecipe, output: Path) -> list[dict[str, float]]:

@@ -1,6 +1,6 @@
 """Recipes: one YAML file says all of a training, and is checked whole before any data is read.
 
-    task: codec                            # codec, student, recognizer or describer
+    task: codec                            # codec, student, recognizer, describer or retriever
     manifests: [data/speech/manifest.jsonl]
     train: {steps: 2600, batch_size: 16, learning_rate: 1e-3}
 
@@ -24,6 +24,7 @@ import yaml
 from pixvoice.errors import InputError, OptionError
 from pixvoice.files import read_bytes
 from pixvoice.patterns import PATTERNS
+from pixvoice.retrieve.model import VARIANTS
 from pixvoice.training.options import TrainOptions
 
 TASKS = {
@@ -31,6 +32,7 @@ TASKS = {
     "student": ("pixvoice.training.student", "StudentRecipe"),
     "recognizer": ("pixvoice.training.recognizer", "RecognizerRecipe"),
     "describer": ("pixvoice.training.describer", "DescriberRecipe"),
+    "retriever": ("pixvoice.training.retriever", "RetrieverRecipe"),
 }
 """Module and dataclass of each task; the module's ``run(recipe, output)`` trains it."""
 
@@ -257,20 +259,24 @@ def _nearest(name: str, allowed: Sequence[str] | Mapping[str, Any], prefix: str)
     return f"; did you mean {prefix}{found[0]}?" if found else ""
 
 
-ZERO_ALLOWED = {"seed", "warmup_steps", "weight_decay", "clip_norm", "crops", "teacher_steps", "speed_change"}
+ZERO_ALLOWED = {
+    "seed", "warmup_steps", "weight_decay", "clip_norm", "crops", "teacher_steps", "speed_change", "passes", "prompts",
+    "inner", "each",
+}  # fmt: skip
+ONE_OF = {"pattern": tuple(PATTERNS), "variant": VARIANTS, "transcripts": ("recognizer", "truth")}
 
 
 def _out_of_range(name: str, value: Any) -> str | None:
     """What is wrong with the value of the field ``name`` taken by itself."""
-    if name == "pattern" and value not in PATTERNS:
-        return f"{value!r} is not known{_nearest(value, PATTERNS, '')} use one of {', '.join(PATTERNS)}"
+    if (allowed := ONE_OF.get(name)) and value not in allowed:
+        return f"{value!r} is not known{_nearest(value, allowed, '')} use one of {', '.join(allowed)}"
     if name == "dropout":
         return None if 0 <= value < 1 else f"{value} is not at least 0 and below 1"
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
-        allowed = number >= 0 if name in ZERO_ALLOWED else number > 0
-        if not allowed or not math.isfinite(number):
+        inside = number >= 0 if name in ZERO_ALLOWED else number > 0
+        if not inside or not math.isfinite(number):
             return f"{number} is not {'at least 0' if name in ZERO_ALLOWED else 'above 0'}"
     return "is empty; give a text" if value == "" else None
 
@@ -303,6 +309,10 @@ RULES = (
          "model.widths: {0} and model.blocks: {1} must have four numbers each, one a stage"),
     Rule("describer", ("model.width", "model.heads"), lambda width, heads: width % heads == 0,
          "model.width: {0} is not divisible by model.heads ({1})"),
+    Rule("retriever", ("model.embed_dim", "model.heads"), lambda width, heads: width % heads == 0,
+         "model.embed_dim: {0} is not divisible by model.heads ({1})"),
+    Rule("retriever", ("model.window", "model.stack"), lambda window, stack: window % stack == 0,
+         "model.window: {0} is not divisible by model.stack ({1})"),
     Rule("describer", ("model.max_steps", "max_frames", "model.pattern", "model.num_codebooks"),
          lambda steps, frames, pattern, k: steps > frames + PATTERNS[pattern](k).max_delay,
          "model.max_steps: {0} is too few for max_frames ({1}) in the {2} pattern of {3} codebooks and the end"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pixvoice.errors import BundleError, OutputError
 from pixvoice.files import write_bytes_atomically
@@ -48,6 +48,7 @@ def train(
     output: Path,
     collate: Callable[[list[Any]], dict[str, Any]] | None = None,
     in_order: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> list[dict[str, float]]:
     """Train ``model`` (its forward returns a dict with ``loss``) and return the loss curve.
 
@@ -83,7 +84,8 @@ def train(
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(RunProgress(output))
+    for callback in (RunProgress(output), *callbacks):
+        trainer.add_callback(callback)
     checkpoint = last_complete_checkpoint(output / "checkpoints")
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -104,7 +106,7 @@ def save_model(model: nn.Module, config: Any, task: str, output: Path) -> None:
     write_bytes_atomically(output / "config.json", text.encode())
 
 
-def load_model(folder: Path, task: str, config_type: type[C], model_type: Callable[[C], M]) -> M:
+def load_model(folder: Path, task: str, config_type: Callable[..., C], model_type: Callable[[C], M]) -> M:
     """The model that ``save_model`` wrote, in evaluation mode.
 
     Raises BundleError if files are missing, of another task, or of another shape.

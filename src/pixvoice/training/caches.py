@@ -1,0 +1,66 @@
+"""What trainings compute once and keep: image features, speech tokens, hidden frames of speech."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pixvoice.errors import BundleError, InputError
+from pixvoice.images import read_image
+from pixvoice.training.progress import follow
+from pixvoice.training.student import view
+from pixvoice.training.trainer import load_model
+from pixvoice.vision.student import ImageStudent, StudentConfig
+
+
+def photo_features(photos: Sequence[Path], student: Path, crops: int, cache: Path) -> npt.NDArray[np.float16]:
+    """Features of 2 + ``crops`` views of each photo by the image student in folder ``student``.
+
+    (photos * views, P, D) float16, computed at the first call and kept in ``cache``.
+    """
+    path = cache / f"features-{fingerprint(student, photos, crops)}.npy"
+    if not path.exists():
+        encoder = load_model(student, "student", StudentConfig, ImageStudent)
+        features = []
+        for i, photo in enumerate(follow(photos, "image features")):
+            image = read_image(photo)
+            views = np.stack([view(image, n, encoder.dims.image_size, seed=i) for n in range(2 + crops)])
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                features.append(encoder(torch.from_numpy(views)).half().numpy())
+        save_arrays(path, np.concatenate(features))
+    saved: npt.NDArray[np.float16] = np.load(path, mmap_mode="r")
+    return saved
+
+
+def fingerprint(folder: Path, files: Sequence[Path], *options: int) -> str:
+    """12 hexadecimal digits that change with the weights in ``folder``, the files' names, sizes and dates, and options.
+
+    Raises BundleError if ``folder`` has no weights, InputError if a file is missing.
+    """
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise BundleError(f"no trained model in {folder} (model.safetensors is missing): train it first")
+    digest = hashlib.sha256(weights.read_bytes())
+    try:
+        for file in files:
+            status = file.stat()
+            digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}; see all with: pixvoice manifest check") from None
+    digest.update(repr(options).encode())
+    return digest.hexdigest()[:12]
+
+
+def save_arrays(path: Path, *array: npt.NDArray[Any], **arrays: npt.NDArray[Any]) -> None:
+    """Write .npy or .npz so that a killed run leaves no half file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays) if arrays else np.save(file, array[0])  # type: ignore[arg-type]
+    temporary.replace(path)

@@ -1,0 +1,227 @@
+"""Task ``retriever``: recordings and photos into one space, on features that are computed once and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from pixvoice.contracts import Floats
+from pixvoice.errors import InputError
+from pixvoice.files import write_bytes_atomically
+from pixvoice.manifest import Sample
+from pixvoice.retrieve.losses import Contrast, LossOptions
+from pixvoice.retrieve.model import DualChannel, RetrieverConfig, count_parameters
+from pixvoice.retrieve.small_parts import PartsConfig, SmallConfig, small_dual_channel
+from pixvoice.speech.ctc import CTCConfig, CTCRecognizer
+from pixvoice.training.caches import photo_features
+from pixvoice.training.options import TrainOptions
+from pixvoice.training.speech_features import SpeechFeatures
+from pixvoice.training.trainer import load_model, save_model, train
+from pixvoice.vision.student import ImageStudent, StudentConfig
+
+TRANSCRIPTS = ("recognizer", "truth")
+ROWS = 250  # recordings or photos embedded at once for the dev split
+BEST = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class RetrieverRecipe:
+    """What ``task: retriever`` takes: manifests with audio, a trained recognizer and image student.
+
+    Every ``evaluate_every`` steps recall is measured on the ``dev_split`` of the ``dev`` manifests, and the weights
+    with the best are kept.  ``transcripts``: ``recognizer``, or ``truth`` for the manifests' texts.  Recordings are
+    heard ``passes`` times, disturbed differently each time; 0 is once, undisturbed.
+    """
+
+    manifests: tuple[Path, ...]
+    dev: tuple[Path, ...]
+    recognizer: Path
+    student: Path
+    train: TrainOptions
+    model: RetrieverConfig = field(default_factory=RetrieverConfig)
+    parts: PartsConfig = field(default_factory=PartsConfig)
+    loss: LossOptions = field(default_factory=LossOptions)
+    split: str = "train"
+    dev_split: str = "dev"
+    transcripts: str = "recognizer"
+    crops: int = 2
+    passes: int = 1
+    evaluate_every: int = 200
+    cache: Path | None = None
+
+
+class SpokenPhotos:
+    """Recordings with their photos, as features: what the model takes of any of them."""
+
+    def __init__(
+        self, samples: Sequence[Sample], recipe: RetrieverRecipe, cache: Path, crops: int, passes: int
+    ) -> None:
+        """Raises InputError if no sample has a recording, or one has no text where the recipe takes true texts."""
+        spoken = [s for s in samples if s.audio is not None]
+        if not spoken:
+            raise InputError("no sample has a recording: make some with `pixvoice synthesize`, and name its manifest")
+        photos = sorted({s.image for s in spoken})
+        number = {photo: i for i, photo in enumerate(photos)}
+        self.photo = np.array([number[s.image] for s in spoken])
+        self.views = 2 + crops
+        self.images = photo_features(photos, recipe.student, crops, cache)
+        self.speech = SpeechFeatures([s.audio for s in spoken if s.audio is not None], recipe.recognizer, passes, cache)
+        self.texts = self.speech.texts
+        if recipe.transcripts == "truth":
+            if any(s.text is None for s in spoken):
+                raise InputError("a sample has no text: give manifests with texts, or set transcripts to recognizer")
+            self.texts = [[s.text or "" for s in spoken]] * self.speech.passes
+
+    def pixels(self, photos: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Tensor:
+        """The image student's features (B, P, D) of one view of each of B photos."""
+        return torch.from_numpy(self.images[photos * self.views + views].astype(np.float32))
+
+    def inputs(self, rows: npt.NDArray[np.int64], passes: npt.NDArray[np.int64], model: DualChannel) -> dict[str, Any]:
+        """What ``model`` takes of recordings ``rows`` (B,), each heard in its own pass."""
+        found: dict[str, Any] = {}
+        if model.text is not None:
+            found["tokens"] = model.text.tokenize([self.texts[n][row] for row, n in zip(rows, passes, strict=True)])
+        if model.dims.hears:
+            frames, mask = self.speech.frames(rows.tolist(), passes.tolist())
+            found |= {"frames": torch.from_numpy(frames), "mask": torch.from_numpy(mask)}
+        return found
+
+
+class SpokenBatches(Dataset[Any]):
+    """``count`` whole batches; batch i is the same in every run of the same seed."""
+
+    def __init__(self, data: SpokenPhotos, model: DualChannel, options: TrainOptions) -> None:
+        self.data, self.model = data, model
+        self.size, self.seed, self.count = options.batch_size, options.seed, options.steps
+        self.per_epoch = max(1, len(data.photo) // self.size)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        epoch, number = divmod(i, self.per_epoch)
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.data.photo))
+        rows = np.resize(order, max(len(order), self.size))[number * self.size : (number + 1) * self.size]
+        rng = np.random.default_rng((self.seed, epoch, number))
+        passes = rng.integers(self.data.speech.passes, size=len(rows))
+        photos = self.data.photo[rows]
+        pixels = self.data.pixels(photos, rng.integers(self.data.views, size=len(rows)))
+        return {"pixels": pixels, "photo": torch.from_numpy(photos), **self.data.inputs(rows, passes, self.model)}
+
+
+def recalls(speech: Floats, photos: Floats, photo: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Recall at 1, 5 and 10 (0 to 100) of recordings (N, D) and photos (P, D); recording n is about ``photo[n]``.
+
+    A photo has found its speech if any of its recordings is among the first.
+    """
+    similar = speech @ photos.T
+    own = similar[np.arange(len(photo)), photo]
+    ranks = (similar > own[:, None]).sum(1)
+    first = np.full(len(photos), len(speech))
+    for n, p in enumerate(photo):
+        first[p] = min(first[p], int((similar[:, p] > similar[n, p]).sum()))
+    directions = {"speech_to_image": ranks, "image_to_speech": first}
+    return {f"{name}_r_at_{k}": 100 * float((r < k).mean()) for name, r in directions.items() for k in (1, 5, 10)}
+
+
+@torch.inference_mode()
+def dev_recalls(model: DualChannel, data: SpokenPhotos) -> dict[str, float]:
+    """Recall of ``model`` on the first view of the photos of ``data`` and their recordings' first pass."""
+    training = model.training
+    model.eval()
+    photos, speech = np.arange(data.photo.max() + 1), np.arange(len(data.photo))
+    seen = [model.see(data.pixels(p, np.zeros_like(p))) for p in _pieces(photos)]
+    heard = []
+    for rows in _pieces(speech):
+        inputs = data.inputs(rows, np.zeros_like(rows), model)
+        heard.append(model(inputs.get("tokens"), inputs.get("frames"), inputs.get("mask")))
+    model.train(training)
+    return recalls(torch.cat(heard).float().numpy(), torch.cat(seen).float().numpy(), data.photo)
+
+
+def _pieces(rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    return np.split(rows, range(ROWS, len(rows), ROWS))
+
+
+class KeepBest(TrainerCallback):
+    """Measures recall on dev, writes ``dev.jsonl``, and keeps the best weights in ``best.safetensors``.
+
+    The best has the largest sum of recall at 10 over both directions.
+    """
+
+    def __init__(self, model: DualChannel, measure: Callable[[], dict[str, float]], every: int, folder: Path) -> None:
+        self.model, self.measure, self.every, self.folder = model, measure, every, folder
+        self.curve: list[dict[str, float]] = []
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Go on with the measurements up to the checkpoint."""
+        file = self.folder / "dev.jsonl"
+        entries = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        self.curve = [entry for entry in entries if entry["step"] <= state.global_step]
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Measure, and keep what is best so far."""
+        if state.global_step % self.every and state.global_step != state.max_steps:
+            return
+        entry = {"step": float(state.global_step), **{key: round(v, 2) for key, v in self.measure().items()}}
+        if all(_score(entry) > _score(before) for before in self.curve):
+            temporary = self.folder / f".{BEST}"
+            save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, temporary)
+            temporary.replace(self.folder / BEST)
+        self.curve.append(entry)
+        text = "".join(f"{json.dumps(e)}\n" for e in self.curve)
+        write_bytes_atomically(self.folder / "dev.jsonl", text.encode())
+        line = f"step {state.global_step} dev recall at 10: speech to image {entry['speech_to_image_r_at_10']:.1f}"
+        Console(stderr=True).print(f"{line}, image to speech {entry['image_to_speech_r_at_10']:.1f}", highlight=False)
+
+
+def _score(entry: dict[str, float]) -> float:
+    return entry["speech_to_image_r_at_10"] + entry["image_to_speech_r_at_10"]
+
+
+def load_retriever(folder: Path) -> DualChannel:
+    """The small dual-channel model that ``run`` wrote, in evaluation mode.  Raises BundleError."""
+    return load_model(folder, "retriever", SmallConfig.from_json, small_dual_channel)
+
+
+def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
+    """Train the dual-channel model of ``recipe`` into ``output`` and return the log.
+
+    Raises InputError if a manifest, photo or recording can't be read, BundleError for a recognizer or image student
+    that isn't one.
+    """
+    from pixvoice.data import load_dataset
+
+    torch.set_num_threads(recipe.train.threads)
+    cache = recipe.cache or output / "cache"
+    samples = [s for m in recipe.manifests for s in load_dataset(m, recipe.split)]
+    dev_samples = [s for m in recipe.dev for s in load_dataset(m, recipe.dev_split)]
+    dev = SpokenPhotos(dev_samples, recipe, cache, crops=0, passes=0)
+    data = SpokenPhotos(samples, recipe, cache, recipe.crops, recipe.passes)
+    recognizer = load_model(recipe.recognizer, "recognizer", CTCConfig, CTCRecognizer)
+    student = load_model(recipe.student, "student", StudentConfig, ImageStudent)
+    torch.manual_seed(recipe.train.seed)
+    config = SmallConfig(recipe.model, recipe.parts, recognizer.dims, student.dims)
+    model = small_dual_channel(config, recognizer, student)
+    trained, frozen = count_parameters(model)
+    Console(stderr=True).print(f"{trained:,} parameters are trained, {frozen:,} stay as they are", highlight=False)
+    keep = KeepBest(model, lambda: dev_recalls(model, dev), recipe.evaluate_every, output)
+    options = replace(recipe.train, batch_size=1)
+    batches = SpokenBatches(data, model, recipe.train)
+    contrast = Contrast(model, recipe.loss)
+    log = train(contrast, batches, options, output, lambda items: items[0], in_order=True, callbacks=[keep])
+    model.load_state_dict(load_file(output / BEST))
+    save_model(model, config, "retriever", output)
+    return log
