@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from pixvoice.cli import describe, evaluate, export, manifest, synthesize, train
+from pixvoice.cli import describe, evaluate, export, index, manifest, search, synthesize, train
 from pixvoice.errors import OutputError, PixVoiceError
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ app = typer.Typer(
 
 app.command("describe")(describe.describe)
 app.command("export")(export.export)
+app.command("index")(index.index)
+app.command("search")(search.search)
 app.command("synthesize")(synthesize.synthesize)
 app.command("train")(train.train)
 app.add_typer(evaluate.app, name="evaluate")

@@ -1,15 +1,16 @@
-"""``pixvoice evaluate``: how good the descriptions and the codec are, as one table or one JSON object."""
+"""``pixvoice evaluate``: how good the descriptions, the codec and the search are, as one table or one JSON object."""
 
 from __future__ import annotations
 
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -17,10 +18,14 @@ from pixvoice.errors import MissingToolError, OptionError, PixVoiceError
 
 if TYPE_CHECKING:
     from pixvoice.evaluation.photos import Photo, Speak
+    from pixvoice.evaluation.queries import Query, Setting
+    from pixvoice.manifest import Sample
+
+T = TypeVar("T")
 
 app = typer.Typer(
     name="evaluate",
-    help="Score descriptions or the codec on a data set. Try: pixvoice evaluate describe flickr8k --limit 50",
+    help="Score descriptions, the codec or spoken search on a data set. Try: pixvoice evaluate describe flickr8k --limit 50",
     no_args_is_help=True,
 )
 
@@ -117,6 +122,89 @@ def codec(
         raise typer.Exit(1)
 
 
+class Transcripts(StrEnum):
+    """What a model's text encoder reads."""
+
+    RECOGNIZER = "recognizer"
+    TRUTH = "truth"
+
+
+@app.command()
+def search(
+    manifest: Manifest,
+    split: Split = None,
+    bundle: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a bundle; several give a row each; without it, the one that ships."),
+    ] = None,
+    limit: Limit = None,
+    noise_db: Annotated[
+        list[str] | None,
+        typer.Option(help="White noise so many dB below the speech, or 'clean'; several give a row each."),
+    ] = None,
+    engine: Engine = None,
+    voice: Annotated[
+        list[str] | None,
+        typer.Option(help="Voice of that engine, or a speaker of the data set's recordings; several give a row each."),
+    ] = None,
+    cache: Cache = None,
+    transcripts: Annotated[
+        Transcripts, typer.Option(help="What the text channel reads: its recognizer's words, or the true ones.")
+    ] = Transcripts.RECOGNIZER,
+    as_json: Json = False,
+) -> None:
+    """Search photos by speech and speech by photos: recall at 1, 5 and 10, median rank, words wrong.
+
+    Every spoken caption is a query; a photo finds any of its own. Exit status 1 when a photo or a recording could not
+    be used; the others are still scored.
+
+    Example: pixvoice evaluate search flickr8k --split dev --noise-db clean --noise-db 5
+    """
+    from pixvoice.evaluation.published import SEARCH_SOURCE
+    from pixvoice.evaluation.queries import CLEAN, gather_queries, noise_level
+    from pixvoice.evaluation.search import SearchEvaluation
+    from pixvoice.evaluation.tables import search_table
+    from pixvoice.runtime.retriever import load_search_model
+
+    levels = [noise_level(text) for text in noise_db or [CLEAN]]
+    photos, queries = gather_queries(_samples(manifest, split), limit)
+    results = []
+    with _settings(queries, voice or [], engine, cache) as settings:
+        for place in bundle or [None]:
+            model, truth = load_search_model(place), transcripts is Transcripts.TRUTH
+            evaluation = SearchEvaluation(model, photos, _tell, _progress, truth)
+            rows = [evaluation.run(a, replace(setting, noise_db=level)) for a, setting in settings for level in levels]
+            mark = f" ({place})" if bundle and len(bundle) > 1 else ""
+            results += [replace(row, model=row.model + mark) for row in rows]
+    values = [result.as_dict() for result in results]
+    _print({**values[0], "rows": values}, as_json, lambda: search_table(results))
+    if not as_json:
+        _note(SEARCH_SOURCE)
+    if any(result.n_failed for result in results):
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _settings(
+    queries: list[Query], voices: list[str], engine: str | None, cache: Path | None
+) -> Iterator[list[tuple[list[Query], Setting]]]:
+    """What is asked, and by whom: each speaker of a data set with recordings, else each voice of an engine."""
+    from pixvoice.evaluation.queries import Setting, of_speaker
+    from pixvoice.evaluation.voices import find_speak
+    from pixvoice.speech.synthesizer import find_engine
+
+    if queries[0].recording is not None:
+        if engine:
+            _note("the data set has recordings: they are the queries, and --engine isn't used")
+        yield [(of_speaker(queries, voice), Setting(voice)) for voice in voices] or [(queries, Setting("recordings"))]
+        return
+    with tempfile.TemporaryDirectory(prefix="pixvoice-") as scratch:
+        found = find_engine(engine)
+        names = voices or [found.default_voice]
+        speaks = [find_speak(engine, name, cache or Path(scratch)) for name in names]
+        yield [(queries, Setting(f"{found.name} {name}", speak)) for name, speak in zip(names, speaks, strict=True)]
+
+
 @dataclass(frozen=True)
 class Voiced:
     """What the user asked for of ground-truth speech."""
@@ -127,14 +215,20 @@ class Voiced:
 
 
 def _photos(manifest: Path, split: str | None, limit: int | None) -> list[Photo]:
-    from pixvoice.data import load_dataset
     from pixvoice.evaluation.photos import gather_photos
+
+    return gather_photos(_samples(manifest, split), limit)
+
+
+def _samples(manifest: Path, split: str | None) -> list[Sample]:
+    """The data set's samples in ``split``; without, in dev, where it has splits."""
+    from pixvoice.data import load_dataset
     from pixvoice.manifest import select_split
 
     samples = load_dataset(manifest, split)
     if split is None and any(sample.split for sample in samples):
         samples = select_split(samples, "dev", manifest)
-    return gather_photos(samples, limit)
+    return samples
 
 
 @contextmanager
@@ -156,11 +250,11 @@ def _speech(photos: list[Photo], asked: Voiced) -> Iterator[Speak | None]:
         yield speak
 
 
-def _progress(photos: list[Photo], what: str) -> Iterable[Photo]:
+def _progress(items: Sequence[T], what: str) -> Iterable[T]:
     from rich.console import Console
     from rich.progress import track
 
-    return track(photos, description=what, console=Console(stderr=True))
+    return track(items, description=what, console=Console(stderr=True))
 
 
 def _print(values: dict[str, Any], as_json: bool, table: Callable[[], Any]) -> None:

@@ -14,19 +14,20 @@ NOISE_DB = 45.0
 QUIET_RMS = 0.01  # what counts as the level of a clip that is silent itself
 
 
-def prepare_for_recognition(audio: Audio, sample_rate: int, seed: int) -> Audio:
+def prepare_for_recognition(audio: Audio, sample_rate: int, seed: int, noise_db: float = NOISE_DB) -> Audio:
     """Audio (L,) at ``sample_rate`` Hz -> audio (L + 0.6 s,) with a noise floor, in [-1, 1].
 
     Recognition of clean synthetic speech hangs on digital silence.  0.3 s of silence is put before and after the clip,
-    and white noise 45 dB below the clip's level (root mean square) over the whole.  One seed gives one noise.
+    and white noise ``noise_db`` below the clip's level (root mean square) over the whole; what gets too loud by it is
+    scaled down.  One seed gives one noise, at every level.
     """
     padding = round(PADDING_S * sample_rate)
     padded = np.pad(np.asarray(audio, dtype=np.float32), padding)
     level = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) if len(audio) else 0.0
     noise = np.random.default_rng(seed).standard_normal(len(padded), dtype=np.float32)
-    noise *= np.float32(max(level, QUIET_RMS) * 10.0 ** (-NOISE_DB / 20.0))
-    prepared: Audio = np.clip(padded + noise, -1.0, 1.0).astype(np.float32)
-    return prepared
+    noise *= np.float32(max(level, QUIET_RMS) * 10.0 ** (-noise_db / 20.0))
+    prepared = padded + noise
+    return np.asarray(prepared / max(1.0, float(np.abs(prepared).max())), dtype=np.float32)
 
 
 @dataclass(frozen=True)

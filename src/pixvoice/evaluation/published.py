@@ -1,4 +1,5 @@
-"""Published scores on Flickr8k's 1,000 test photos: recognised speech against the five written captions.
+"""Published scores: descriptions on Flickr8k's 1,000 test photos, recognised speech against the five written captions,
+and search on the same photos and on the 5,000 test photos of SpokenCOCO, human speech.
 
 They were read on other audio and with other recognizers than ours, so they orient and don't rank.
 """
@@ -82,3 +83,38 @@ FLICKR8K = (
     ),
     PublishedRow("Im2Sp", HUMAN, "Kim et al. 2023, arXiv 2309.08531; score from its repository", bleu_4=20.60),
 )
+
+
+@dataclass(frozen=True)
+class PublishedRecall:
+    """One published system of spoken search: recall at 1, 5 and 10, speech -> photo and photo -> speech."""
+
+    name: str
+    speech_to_image: tuple[float, float, float]
+    image_to_speech: tuple[float, float, float]
+
+
+SEARCH_SOURCE = (
+    "published recall: Shih et al. 2022 (SpeechCLIP, arXiv 2210.00705), its table of other systems among them; "
+    "read from its project page"
+)
+
+SEARCH = {
+    "published, human speech, Flickr8k (1,000 test photos)": (
+        PublishedRecall("FaST-VGS, coarse", (26.6, 56.4, 68.8), (36.2, 66.1, 76.5)),
+        PublishedRecall("FaST-VGS, coarse to fine", (29.3, 58.6, 71.0), (37.9, 68.5, 79.9)),
+        PublishedRecall("MILAN", (33.2, 62.7, 73.9), (49.6, 79.2, 87.5)),
+        PublishedRecall("SpeechCLIP parallel, base", (26.7, 57.1, 70.0), (41.3, 73.9, 84.2)),
+        PublishedRecall("SpeechCLIP cascaded, base", (8.2, 25.7, 37.2), (14.1, 34.5, 49.2)),
+        PublishedRecall("SpeechCLIP parallel, large", (39.1, 72.0, 83.0), (54.5, 84.5, 93.2)),
+        PublishedRecall("SpeechCLIP cascaded, large", (14.7, 41.2, 55.1), (21.8, 52.0, 67.7)),
+    ),
+    "published, human speech, SpokenCOCO (5,000 test photos)": (
+        PublishedRecall("ResDAVEnet", (17.3, 41.9, 55.0), (22.0, 50.6, 65.2)),
+        PublishedRecall("FaST-VGS, coarse", (31.8, 62.5, 75.0), (42.5, 73.7, 84.9)),
+        PublishedRecall("FaST-VGS, coarse to fine", (35.9, 66.3, 77.9), (48.8, 78.2, 87.0)),
+        PublishedRecall("SpeechCLIP parallel, large", (35.8, 66.5, 78.0), (50.6, 80.9, 89.1)),
+        PublishedRecall("SpeechCLIP cascaded, large", (6.4, 20.7, 31.0), (9.6, 27.7, 39.7)),
+    ),
+}
+"""Each heading with its rows.  Photos per search differ between the two, so that they don't compare."""

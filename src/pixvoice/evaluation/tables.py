@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console
@@ -12,7 +12,8 @@ from rich.table import Table
 from pixvoice.evaluation.captions import METRICS, CaptionScores
 from pixvoice.evaluation.codec import CodecResult
 from pixvoice.evaluation.describe import DescribeResult
-from pixvoice.evaluation.published import FLICKR8K, HUMAN, SYNTHESISED, PublishedRow
+from pixvoice.evaluation.published import FLICKR8K, HUMAN, SEARCH, SYNTHESISED, PublishedRow
+from pixvoice.evaluation.search import SearchResult
 
 MIN_WIDTH = 112  # characters; a pipe has no width of its own
 HEADS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "WER %", "s/photo", "RTF")
@@ -49,6 +50,37 @@ def describe_table(result: DescribeResult) -> Table:
 def published_sources() -> str:
     """Where the published rows come from, one line each."""
     return "\n".join(f"{row.name}: {row.source}" for row in FLICKR8K)
+
+
+def search_table(results: Sequence[SearchResult]) -> Table:
+    """A row a setting, at least one, under the published ones; what isn't known is a dash."""
+    heads = [f"{way} {head}" for way in ("S>I", "I>S") for head in ("R@1", "R@5", "R@10", "med")]
+    table = _table("speech to image (S>I), image to speech (I>S)", *heads, "WER %")
+    for heading, rows in SEARCH.items():
+        table.add_row(f"[italic]{heading}")
+        for row in rows:
+            there, back = (
+                [_number(value, 1) for value in values] for values in (row.speech_to_image, row.image_to_speech)
+            )
+            table.add_row(row.name, *there, "-", *back, "-", "-")
+        table.add_section()
+    table.add_row("[italic]this run")
+    for result in results:
+        ways = (result.speech_to_image, result.image_to_speech)
+        scores = [_number(value, 1) for way in ways for value in vars(way).values()]
+        table.add_row(escape(_setting(result)), *scores, _number(result.wer, 1))
+    first, failed = results[0], max(result.n_failed for result in results)
+    table.caption = (
+        f"{first.n_photos} photos, {first.n_queries} recordings a row, {failed} failed, 'med' is the median rank."
+        " Published rows are of the official test splits and of people's voices."
+    )
+    return table
+
+
+def _setting(result: SearchResult) -> str:
+    noise = "clean" if result.noise_db is None else f"{result.noise_db:g} dB"
+    texts = ", true texts" if result.transcripts == "truth" else ""
+    return f"{result.model}, {result.voice}, {noise}{texts}"
 
 
 def codec_table(result: CodecResult) -> Table:

@@ -77,12 +77,17 @@ class SpokenPhotos:
         self.photo = np.array([number[s.image] for s in spoken])
         self.views = 2 + crops
         self.images = photo_features(photos, recipe.student, crops, cache)
-        self.speech = SpeechFeatures([s.audio for s in spoken if s.audio is not None], recipe.recognizer, passes, cache)
-        self.texts = self.speech.texts
-        if recipe.transcripts == "truth":
-            if any(s.text is None for s in spoken):
-                raise InputError("a sample has no text: give manifests with texts, or set transcripts to recognizer")
-            self.texts = [[s.text or "" for s in spoken]] * self.speech.passes
+        self.speech: SpeechFeatures | None = None
+        if recipe.model.hears or recipe.transcripts == "recognizer":
+            recordings = [s.audio for s in spoken if s.audio is not None]
+            self.speech = SpeechFeatures(recordings, recipe.recognizer, passes, cache)
+        self.passes = self.speech.passes if self.speech else 1
+        if self.speech and recipe.transcripts == "recognizer":
+            self.texts = self.speech.texts
+        elif any(s.text is None for s in spoken):
+            raise InputError("a sample has no text: give manifests with texts, or set transcripts to recognizer")
+        else:
+            self.texts = [[s.text or "" for s in spoken]] * self.passes
 
     def pixels(self, photos: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Tensor:
         """The image student's features (B, P, D) of one view of each of B photos."""
@@ -93,7 +98,7 @@ class SpokenPhotos:
         found: dict[str, Any] = {}
         if model.text is not None:
             found["tokens"] = model.text.tokenize([self.texts[n][row] for row, n in zip(rows, passes, strict=True)])
-        if model.dims.hears:
+        if model.dims.hears and self.speech is not None:
             frames, mask = self.speech.frames(rows.tolist(), passes.tolist())
             found |= {"frames": torch.from_numpy(frames), "mask": torch.from_numpy(mask)}
         return found
@@ -115,7 +120,7 @@ class SpokenBatches(Dataset[Any]):
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.data.photo))
         rows = np.resize(order, max(len(order), self.size))[number * self.size : (number + 1) * self.size]
         rng = np.random.default_rng((self.seed, epoch, number))
-        passes = rng.integers(self.data.speech.passes, size=len(rows))
+        passes = rng.integers(self.data.passes, size=len(rows))
         photos = self.data.photo[rows]
         pixels = self.data.pixels(photos, rng.integers(self.data.views, size=len(rows)))
         return {"pixels": pixels, "photo": torch.from_numpy(photos), **self.data.inputs(rows, passes, self.model)}
