@@ -161,4 +161,5 @@ def _decode(data: bytes, name: str) -> tuple[Audio, int]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:100] or type(error).__name__
+    """The reason alone: what libsndfile says of a file in memory begins with an address."""
+    return " ".join(str(getattr(error, "error_string", error)).split())[:100].rstrip(".") or type(error).__name__

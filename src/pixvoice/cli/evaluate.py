@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 app = typer.Typer(
     name="evaluate",
-    help="Score descriptions, the codec or spoken search on a data set. Try: pixvoice evaluate describe flickr8k --limit 50",
+    help="Score descriptions, the codec or search on a data set. Try: pixvoice evaluate describe flickr8k --limit 50",
     no_args_is_help=True,
 )
 
@@ -135,7 +135,7 @@ def search(
     split: Split = None,
     bundle: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of a bundle; several give a row each; without it, the one that ships."),
+        typer.Option(help="Folder of a bundle, the one that ships without it; several give a row each."),
     ] = None,
     limit: Limit = None,
     noise_db: Annotated[
