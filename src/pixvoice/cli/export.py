@@ -15,7 +15,7 @@ NEEDED = ("describer", "codec", "student")
 
 def export(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders of trained models: describer, codec, student, recognizer.")
+        list[Path], typer.Argument(help="Folders of trained models: describer, codec, student, recognizer, retriever.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder, a new one.")],
     name: Annotated[str, typer.Option(help="What to call the bundle.")] = "pixvoice",
@@ -28,7 +28,9 @@ def export(
         typer.Option(help="JSON with decoding and confidence, as in bundle.json; kept from another bundle."),
     ] = None,
 ) -> None:
-    """Write an ONNX bundle from the runs of ``pixvoice train``, in any order; a recognizer is optional.
+    """Write an ONNX bundle from the runs of ``pixvoice train``, in any order.
+
+    A recognizer is optional, and so is a retriever, for search.
 
     Example: pixvoice export runs/describer runs/codec runs/student runs/recognizer -o bundle
     """
@@ -38,7 +40,8 @@ def export(
         raise MissingToolError(f"{error.name} isn't installed; type: pip install 'pixvoice[train]'") from None
     found = _by_task(runs)
     describer, codec, student = (found[task] for task in NEEDED)
-    bundle = export_bundle(describer, codec, student, found.get("recognizer"), output, name, dtype, defaults)
+    recognizer, retriever = found.get("recognizer"), found.get("retriever")
+    bundle = export_bundle(describer, codec, student, recognizer, output, name, dtype, defaults, retriever)
     size = sum(file.stat().st_size for file in bundle.folder.iterdir())
     typer.echo(f"{bundle.folder}  {size / 1e6:.1f} MB  {name}, {dtype}")
 

@@ -11,6 +11,7 @@ Source: BrewCLIP (arXiv 2408.10383).  Unlike its released code, this masks paddi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -66,6 +67,42 @@ class RetrieverConfig:
         return self.variant != "pipeline"
 
 
+class EncoderLayer(nn.Module):
+    """What ``nn.TransformerEncoderLayer`` computes (post-norm, GELU), but for the asked positions only.
+
+    The last layer is asked for CLS alone; and unlike that class it can be exported for any length.
+    """
+
+    def __init__(self, config: RetrieverConfig) -> None:
+        super().__init__()
+        width, self.heads = config.embed_dim, config.heads
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.attended = nn.Linear(width, width)
+        self.attention_norm, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, config.feed_forward),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.feed_forward, width),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, some: Tensor, x: Tensor, ignored: Tensor) -> Tensor:
+        """Asked positions (N, S', D) of x (N, S, D); ``ignored`` (N, S) True where there is nothing -> (N, S', D)."""
+        key, value = self.key_value(x).chunk(2, dim=-1)
+        query, key, value = self._split(self.query(some)), self._split(key), self._split(value)
+        scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[3])
+        shares = self.dropout(scores.masked_fill(ignored[:, None, None], -math.inf).softmax(-1))
+        seen = (shares @ value).transpose(1, 2).flatten(2)
+        y = self.attention_norm(some + self.dropout(self.attended(seen)))
+        result: Tensor = self.norm(y + self.dropout(self.mlp(y)))
+        return result
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(N, S, D) -> (N, heads, S, D / heads)."""
+        return x.reshape(x.shape[0], -1, self.heads, x.shape[2] // self.heads).transpose(1, 2)
+
+
 class AcousticChannel(nn.Module):
     """Frames (B, T, frame_dim) -> vectors (B, D), not normalised, through a transformer over [CLS; prompts; frames]."""
 
@@ -74,12 +111,7 @@ class AcousticChannel(nn.Module):
         self.stack, self.window = config.stack, config.window
         self.project = nn.Linear(frame_dim * config.stack, config.embed_dim)
         self.cls = nn.Parameter(torch.randn(1, config.embed_dim) * 0.02)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                config.embed_dim, config.heads, config.feed_forward, config.dropout, "gelu", batch_first=True
-            )
-            for _ in range(config.layers)
-        )
+        self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(config.layers)])
         self.out = nn.Linear(config.embed_dim, config.embed_dim)
 
     def forward(self, frames: Tensor, mask: Tensor, prompts: Tensor | None) -> Tensor:
@@ -100,26 +132,17 @@ class AcousticChannel(nn.Module):
 
     def hear(self, frames: Tensor, mask: Tensor, prompts: Tensor | None) -> tuple[Tensor, Tensor]:
         """Windows of frames (N, W, frame_dim), mask (N, W) -> vectors (N, D), weights (N,); ``stack`` divides W."""
-        frames = frames * mask[:, :, None]
-        stacked = frames.reshape(len(frames), -1, self.stack * frames.shape[2])
-        heard = mask.reshape(len(mask), -1, self.stack).any(-1)
+        frames, count = frames * mask[:, :, None], frames.shape[0]
+        stacked = frames.reshape(count, -1, self.stack * frames.shape[2])
+        heard = mask.reshape(count, -1, self.stack).any(-1)
         first = self.cls if prompts is None else torch.cat([self.cls, prompts])
-        x = torch.cat([first.expand(len(frames), -1, -1), self.project(stacked)], dim=1)
-        ignored = F.pad(~heard, (len(first), 0), value=False)
-        for layer in self.layers[:-1]:
-            x = layer(x, src_key_padding_mask=ignored)
-        vectors: Tensor = self.out(_first_of(self.layers[-1], x, ignored))
-        return vectors, mask.sum(1).to(vectors.dtype).clamp(min=1e-3)
-
-
-def _first_of(layer: nn.Module, x: Tensor, ignored: Tensor) -> Tensor:
-    """What ``layer``, an ``nn.TransformerEncoderLayer``, gives for position 0 of x (N, S, D), without the others."""
-    assert isinstance(layer, nn.TransformerEncoderLayer)
-    attended, _ = layer.self_attn(x[:, :1], x, x, key_padding_mask=ignored, need_weights=False)
-    y = layer.norm1(x[:, 0] + layer.dropout1(attended[:, 0]))
-    hidden = layer.linear2(layer.dropout(F.gelu(layer.linear1(y))))
-    result: Tensor = layer.norm2(y + layer.dropout2(hidden))
-    return result
+        x = torch.cat([first.expand(count, -1, -1), self.project(stacked)], dim=1)
+        ignored = F.pad(~heard, (first.shape[0], 0), value=False)
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            x = layer(x[:, :1] if i == last else x, x, ignored)
+        vectors: Tensor = self.out(x[:, 0])
+        return vectors, mask.to(vectors.dtype).sum(1).clamp(min=1e-3)
 
 
 def _fit(width: int, wanted: int) -> nn.Module:

@@ -71,7 +71,7 @@ class SmallTextPart(TextPart):
     @staticmethod
     def after_prompts(vectors: Tensor, prompts: Tensor | None) -> Tensor:
         """Word vectors (B, N, D) -> (B, M + N, D)."""
-        return vectors if prompts is None else torch.cat([prompts.expand(len(vectors), -1, -1), vectors], dim=1)
+        return vectors if prompts is None else torch.cat([prompts.expand(vectors.shape[0], -1, -1), vectors], dim=1)
 
     def pool(self, states: Tensor) -> Tensor:
         """GRU states (B, S, 2 * text_width) -> vectors (B, D)."""
@@ -86,7 +86,6 @@ class SmallSpeechPart(SpeechPart):
         super().__init__()
         self.recognizer, self.frozen = recognizer, frozen
         self.frame_dim, self.sample_rate = recognizer.dims.width, recognizer.dims.sample_rate
-        self.frame_length = 4 * recognizer.dims.hop_length  # samples
         if frozen:
             _freeze(recognizer)
 
@@ -94,7 +93,8 @@ class SmallSpeechPart(SpeechPart):
         """Audio (B, L), ``lengths`` (B,) in samples -> frames (B, T, D) and mask (B, T)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             frames = self.recognizer.forward_features(audio)
-        counts = (lengths // self.frame_length).clamp(min=1)
+        mels = lengths // self.recognizer.dims.hop_length
+        counts = (mels + 3) // 4  # two convolutions of stride 2
         return frames, torch.arange(frames.shape[1], device=frames.device) < counts[:, None]
 
     def train(self, mode: bool = True) -> SmallSpeechPart:

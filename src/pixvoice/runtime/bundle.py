@@ -11,7 +11,7 @@ import json
 import os
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -28,6 +28,7 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
 BUNDLE_JSON = "bundle.json"
 IMAGE_ENCODER, DESCRIBER_START, DESCRIBER_STEP = "image_encoder.onnx", "describer_start.onnx", "describer_step.onnx"
 CODEC_ENCODER, CODEC_DECODER, RECOGNIZER = "codec_encoder.onnx", "codec_decoder.onnx", "recognizer.onnx"
+SEARCH_PHOTO, SEARCH_SPEECH = "search_photo.onnx", "search_speech.onnx"
 LENGTHS = ("short", "normal", "long")
 
 
@@ -74,6 +75,31 @@ class RecognizerSizes:
 
 
 @dataclass(frozen=True)
+class SearchSizes:
+    """The dual-channel model: embeddings ``embed_dim`` wide, of the recognizer's frames, ``frame_dim`` wide, and words.
+
+    Frames are heard ``window`` at a time, ``stack`` of them joined; ``buckets`` are those of the words' n-grams.
+    """
+
+    variant: str
+    embed_dim: int
+    frame_dim: int
+    stack: int
+    window: int
+    buckets: int
+
+    @property
+    def reads(self) -> bool:
+        """Whether it takes words."""
+        return self.variant != "e2e"
+
+    @property
+    def hears(self) -> bool:
+        """Whether it takes frames."""
+        return self.variant != "pipeline"
+
+
+@dataclass(frozen=True)
 class Confidence:
     """Mean log-probability a token -> confidence in 0..1: a logistic curve with 1/2 at ``centre``."""
 
@@ -86,7 +112,8 @@ class BundleInfo:
     """What ``bundle.json`` holds.
 
     ``decoding`` has the keys ``default`` and ``short``, ``normal``, ``long``, each with fields of ``DecodingOptions``;
-    a length's fields replace the default's.  ``files`` maps each ONNX file to its SHA-256.
+    a length's fields replace the default's.  ``files`` maps each ONNX file to its SHA-256.  A bundle without search
+    may leave ``search`` out.
     """
 
     format: int
@@ -98,6 +125,7 @@ class BundleInfo:
     decoding: dict[str, dict[str, Any]]
     confidence: Confidence
     files: dict[str, str]
+    search: SearchSizes | None = None
 
     def options(self, length: str = "normal", **changes: Any) -> DecodingOptions:
         """The options for a length (``short``, ``normal`` or ``long``) with ``changes``.  Raises OptionError."""
@@ -111,10 +139,10 @@ class BundleInfo:
 def parse(kind: type[T], values: Any, where: str) -> T:
     """JSON ``values`` -> dataclass ``kind``.  Raises BundleError naming the place of the first fault."""
     hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    if not isinstance(values, dict) or set(values) != set(names):
-        raise BundleError(f"{where}: must hold {', '.join(names)}; export the bundle again with: pixvoice export")
-    return kind(**{name: _value(hints[name], values[name], f"{where}, {name}") for name in names})
+    needed = {field.name: field.default is MISSING for field in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(values, dict) or any(needed[n] for n in needed if n not in values) or set(values) - set(needed):
+        raise BundleError(f"{where}: must hold {', '.join(needed)}; export the bundle again with: pixvoice export")
+    return kind(**{name: _value(hints[name], values[name], f"{where}, {name}") for name in needed if name in values})
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
@@ -165,9 +193,12 @@ class Bundle:
         """Raise BundleError for missing files, parts that don't fit together, or bad decoding options."""
         info = self.info
         needed = {IMAGE_ENCODER, DESCRIBER_START, DESCRIBER_STEP, CODEC_ENCODER, CODEC_DECODER}
+        needed |= {RECOGNIZER, SEARCH_PHOTO, SEARCH_SPEECH} if info.search else set()
         missing = sorted(n for n in needed | set(info.files) if n not in info.files or not (self.folder / n).is_file())
         if missing:
             raise BundleError(f"{self.folder}: {', '.join(missing)} missing; copy the whole folder again, or reinstall")
+        if info.search and info.recognizer is None:
+            raise BundleError(f"{self.folder}: search without a recognizer; export the bundle again with one")
         heard, spoken = info.codec, info.describer
         if (heard.num_codebooks, heard.codebook_size) != (spoken.num_codebooks, spoken.codebook_size):
             raise BundleError(f"{self.folder}: describer and codec have other codebooks; export them together")

@@ -44,8 +44,13 @@ class OnnxRecognizer(Recognizer):
         short = max(0, int(SHORTEST_S * self.sample_rate) - len(clip))
         padded = np.pad(np.asarray(clip, np.float32), (0, short))
         best = self._session.run(("logits",), {"audio": padded[None]})[0][0].argmax(axis=-1)
-        letters = [self.sizes.letters[i] for i, _ in groupby(best.tolist()) if i < len(self.sizes.letters)]
-        return " ".join("".join(letters).split())
+        return spell(best.tolist(), self.sizes.letters)
+
+
+def spell(best: Sequence[int], letters: str) -> str:
+    """The best letter of each frame -> text: runs merged, blanks dropped."""
+    found = [letters[i] for i, _ in groupby(best) if i < len(letters)]
+    return " ".join("".join(found).split())
 
 
 def load_recognizer(bundle: str | Path | None = None, threads: int | None = None) -> OnnxRecognizer:

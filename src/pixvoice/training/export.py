@@ -20,11 +20,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pixvoice.describe.model import PixVoxConfig, PixVoxLM
 from pixvoice.errors import OptionError, OutputError
+from pixvoice.retrieve.model import DualChannel
+from pixvoice.retrieve.small_parts import SmallConfig, SmallTextPart, small_dual_channel
 from pixvoice.runtime import bundle as b
 from pixvoice.runtime.decoding import DecodingOptions
 from pixvoice.speech.codec import Codec, CodecConfig
 from pixvoice.speech.ctc import LETTERS, CTCConfig, CTCRecognizer
-from pixvoice.training.graphs import Graph, Trained, graphs
+from pixvoice.training.graphs import Trained, graphs
+from pixvoice.training.search_graphs import Graph
 from pixvoice.training.trainer import load_model
 from pixvoice.vision.student import ImageStudent, StudentConfig
 
@@ -126,7 +129,16 @@ def bundle_info(models: Trained, name: str, files: Mapping[str, str], defaults: 
         if "confidence" in defaults
         else CONFIDENCE,
         files=dict(files),
+        search=None if models.retriever is None else search_sizes(models.retriever),
     )
+
+
+def search_sizes(model: DualChannel) -> b.SearchSizes:
+    """What ``bundle.json`` says of a dual-channel model of small parts."""
+    assert model.speech is not None
+    buckets = model.text.buckets if isinstance(model.text, SmallTextPart) else 0
+    c = model.dims
+    return b.SearchSizes(c.variant, c.embed_dim, model.speech.frame_dim, c.stack, c.window, buckets)
 
 
 def _within(lm: PixVoxConfig, decoding: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -166,8 +178,11 @@ def export_bundle(
     name: str = "pixvoice",
     dtype: DType = "int8",
     defaults: Path | None = None,
+    retriever: Path | None = None,
 ) -> b.Bundle:
-    """Write the bundle of four folders that ``save_model`` wrote; without ``recognizer`` it only describes.
+    """Write the bundle of five folders that ``save_model`` wrote; without ``recognizer`` it only describes.
+
+    ``retriever`` adds search, and needs the recognizer and the student that it was trained with.
 
     ``dtype``: fp32; fp16 (half the size, computed in fp32); int8 (fp16, but for the describer's step, where most of the
     time goes: it computes in int8).  ``output`` appears whole or not at all.
@@ -184,6 +199,7 @@ def export_bundle(
         load_model(codec, "codec", CodecConfig, Codec),
         load_model(student, "student", StudentConfig, ImageStudent),
         None if recognizer is None else load_model(recognizer, "recognizer", CTCConfig, CTCRecognizer),
+        None if retriever is None else load_model(retriever, "retriever", SmallConfig.from_json, small_dual_channel),
     )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

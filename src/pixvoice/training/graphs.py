@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from pixvoice.describe.model import DecoderLayer, PixVoxLM
 from pixvoice.errors import BundleError
+from pixvoice.retrieve.model import DualChannel
+from pixvoice.retrieve.small_parts import SmallImagePart, SmallSpeechPart
 from pixvoice.runtime import bundle as b
 from pixvoice.speech.codec import Codec
 from pixvoice.speech.ctc import CTCRecognizer
+from pixvoice.training.search_graphs import Graph, search_graphs
 from pixvoice.vision.student import ImageStudent
 
 
@@ -26,8 +29,11 @@ class Trained:
     codec: Codec
     student: ImageStudent
     recognizer: CTCRecognizer | None
+    retriever: DualChannel | None = None
 
     def __post_init__(self) -> None:
+        if self.retriever is not None:
+            self._check_retriever(self.retriever)
         spoken, heard, seen = self.describer.dims, self.codec.dims, self.student.dims
         if spoken.num_codebooks > heard.num_codebooks or spoken.codebook_size != heard.codebook_size:
             raise BundleError(
@@ -40,15 +46,21 @@ class Trained:
                 "the student that the describer was trained with"
             )
 
+    def _check_retriever(self, retriever: DualChannel) -> None:
+        """Raise BundleError unless it was trained on what this bundle's recognizer and image student give."""
+        speech, image = retriever.speech, retriever.image
+        parts = {
+            "recognizer": (speech.recognizer if isinstance(speech, SmallSpeechPart) else None, self.recognizer),
+            "student": (image.student if isinstance(image, SmallImagePart) else None, self.student),
+        }
+        for name, (own, given) in parts.items():
+            if own is None or given is None or not _same_weights(own, given):
+                raise BundleError(f"the retriever was trained with another {name}; give the {name} of its recipe")
 
-@dataclass(frozen=True)
-class Graph:
-    """One ONNX file: a module, an example of each input by name, outputs by name, and the axes of any length."""
 
-    module: nn.Module
-    inputs: dict[str, Tensor]
-    outputs: tuple[str, ...]
-    axes: dict[str, dict[int, str]]
+def _same_weights(one: nn.Module, other: nn.Module) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def _joined(linears: Iterable[nn.Module], scales: Iterable[float]) -> nn.Linear:
@@ -141,15 +153,16 @@ class CodecDecoderGraph(nn.Module):
         return audio
 
 
-class Logits(nn.Module):
-    """Audio (B, L) -> logits (B, T, letters + blank)."""
+class Hear(nn.Module):
+    """Audio (B, L) -> logits (B, T, letters + blank) and the hidden frames (B, T, D) that they come from."""
 
     def __init__(self, recognizer: CTCRecognizer) -> None:
         super().__init__()
         self.recognizer = recognizer
 
-    def forward(self, audio: Tensor) -> Tensor:
-        return self.recognizer.logits(audio)
+    def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.recognizer.forward_features(audio)
+        return self.recognizer.head(hidden), hidden
 
 
 class Start(nn.Module):
@@ -200,8 +213,10 @@ def graphs(models: Trained) -> dict[str, Graph]:
         ),
     }
     if models.recognizer is not None:
-        axes = sound | {"logits": {0: "batch", 1: "frames"}}
-        found[b.RECOGNIZER] = Graph(Logits(models.recognizer), {"audio": audio}, ("logits",), axes)
+        axes = sound | {name: {0: "batch", 1: "frames"} for name in ("logits", "hidden")}
+        found[b.RECOGNIZER] = Graph(Hear(models.recognizer), {"audio": audio}, ("logits", "hidden"), axes)
+    if models.retriever is not None:
+        found |= search_graphs(models.retriever, features)
     return found
 
 

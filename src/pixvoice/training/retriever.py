@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate.utils import send_to_device
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,6 +22,7 @@ from pixvoice.contracts import Floats
 from pixvoice.errors import InputError
 from pixvoice.files import write_bytes_atomically
 from pixvoice.manifest import Sample
+from pixvoice.retrieve.build import FullConfig, build, config_from_json
 from pixvoice.retrieve.losses import Contrast, LossOptions
 from pixvoice.retrieve.model import DualChannel, RetrieverConfig, count_parameters
 from pixvoice.retrieve.small_parts import PartsConfig, SmallConfig, small_dual_channel
@@ -40,6 +42,9 @@ BEST = "best.safetensors"
 class RetrieverRecipe:
     """What ``task: retriever`` takes: manifests with audio, a trained recognizer and image student.
 
+    With ``text``, ``speech`` and ``image`` the model stands on pretrained towers instead, each a folder or a hub id; a
+    Whisper as ``speech`` writes the transcripts too.
+
     Every ``evaluate_every`` steps recall is measured on the ``dev_split`` of the ``dev`` manifests, and the weights
     with the best are kept.  ``transcripts``: ``recognizer``, or ``truth`` for the manifests' texts.  Recordings are
     heard ``passes`` times, disturbed differently each time; 0 is once, undisturbed.
@@ -47,9 +52,12 @@ class RetrieverRecipe:
 
     manifests: tuple[Path, ...]
     dev: tuple[Path, ...]
-    recognizer: Path
-    student: Path
     train: TrainOptions
+    recognizer: Path | None = None
+    student: Path | None = None
+    text: str | None = None
+    speech: str | None = None
+    image: str | None = None
     model: RetrieverConfig = field(default_factory=RetrieverConfig)
     parts: PartsConfig = field(default_factory=PartsConfig)
     loss: LossOptions = field(default_factory=LossOptions)
@@ -62,6 +70,19 @@ class RetrieverRecipe:
     cache: Path | None = None
 
 
+def pairs(samples: Sequence[Sample]) -> tuple[list[Sample], list[Path], npt.NDArray[np.int64]]:
+    """The N samples that have a recording, their photos, and which photo each is about (N,).
+
+    Raises InputError if no sample has a recording.
+    """
+    spoken = [s for s in samples if s.audio is not None]
+    if not spoken:
+        raise InputError("no sample has a recording: make some with `pixvoice synthesize`, and name its manifest")
+    photos = sorted({s.image for s in spoken})
+    number = {photo: i for i, photo in enumerate(photos)}
+    return spoken, photos, np.array([number[s.image] for s in spoken])
+
+
 class SpokenPhotos:
     """Recordings with their photos, as features: what the model takes of any of them."""
 
@@ -69,12 +90,8 @@ class SpokenPhotos:
         self, samples: Sequence[Sample], recipe: RetrieverRecipe, cache: Path, crops: int, passes: int
     ) -> None:
         """Raises InputError if no sample has a recording, or one has no text where the recipe takes true texts."""
-        spoken = [s for s in samples if s.audio is not None]
-        if not spoken:
-            raise InputError("no sample has a recording: make some with `pixvoice synthesize`, and name its manifest")
-        photos = sorted({s.image for s in spoken})
-        number = {photo: i for i, photo in enumerate(photos)}
-        self.photo = np.array([number[s.image] for s in spoken])
+        assert recipe.recognizer is not None and recipe.student is not None  # a rule of recipes
+        spoken, photos, self.photo = pairs(samples)
         self.views = 2 + crops
         self.images = photo_features(photos, recipe.student, crops, cache)
         self.speech: SpeechFeatures | None = None
@@ -144,16 +161,18 @@ def recalls(speech: Floats, photos: Floats, photo: npt.NDArray[np.int64]) -> dic
 @torch.inference_mode()
 def dev_recalls(model: DualChannel, data: SpokenPhotos) -> dict[str, float]:
     """Recall of ``model`` on the first view of the photos of ``data`` and their recordings' first pass."""
-    training = model.training
+    training, device = model.training, next(model.parameters()).device
     model.eval()
     photos, speech = np.arange(data.photo.max() + 1), np.arange(len(data.photo))
-    seen = [model.see(data.pixels(p, np.zeros_like(p))) for p in _pieces(photos)]
+    seen = [model.see(data.pixels(p, np.zeros_like(p)).to(device)) for p in _pieces(photos)]
     heard = []
     for rows in _pieces(speech):
-        inputs = data.inputs(rows, np.zeros_like(rows), model)
+        inputs = send_to_device(data.inputs(rows, np.zeros_like(rows), model), device)
+        if "audio" in inputs and model.speech is not None:
+            inputs["frames"], inputs["mask"] = model.speech(inputs["audio"], inputs["lengths"])
         heard.append(model(inputs.get("tokens"), inputs.get("frames"), inputs.get("mask")))
     model.train(training)
-    return recalls(torch.cat(heard).float().numpy(), torch.cat(seen).float().numpy(), data.photo)
+    return recalls(torch.cat(heard).float().cpu().numpy(), torch.cat(seen).float().cpu().numpy(), data.photo)
 
 
 def _pieces(rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
@@ -197,15 +216,32 @@ def _score(entry: dict[str, float]) -> float:
 
 
 def load_retriever(folder: Path) -> DualChannel:
-    """The small dual-channel model that ``run`` wrote, in evaluation mode.  Raises BundleError."""
-    return load_model(folder, "retriever", SmallConfig.from_json, small_dual_channel)
+    """The dual-channel model that ``run`` wrote, in evaluation mode.  Raises BundleError."""
+    return load_model(folder, "retriever", config_from_json, build)
+
+
+def begin(recipe: RetrieverRecipe) -> tuple[DualChannel, SmallConfig | FullConfig]:
+    """The model before its first step, and its sizes.
+
+    Raises BundleError for a recognizer, image student or checkpoint that isn't one, OptionError for names that are
+    missing.
+    """
+    if recipe.image:
+        torch.manual_seed(recipe.train.seed)
+        full = FullConfig(recipe.model, recipe.image, recipe.text, recipe.speech)
+        return build(full), full
+    assert recipe.recognizer is not None and recipe.student is not None  # a rule of recipes
+    recognizer = load_model(recipe.recognizer, "recognizer", CTCConfig, CTCRecognizer)
+    student = load_model(recipe.student, "student", StudentConfig, ImageStudent)
+    torch.manual_seed(recipe.train.seed)
+    config = SmallConfig(recipe.model, recipe.parts, recognizer.dims, student.dims)
+    return small_dual_channel(config, recognizer, student), config
 
 
 def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
     """Train the dual-channel model of ``recipe`` into ``output`` and return the log.
 
-    Raises InputError if a manifest, photo or recording can't be read, BundleError for a recognizer or image student
-    that isn't one.
+    Raises InputError if a manifest, photo or recording can't be read, and what ``begin`` raises.
     """
     from pixvoice.data import load_dataset
 
@@ -213,15 +249,17 @@ def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
     cache = recipe.cache or output / "cache"
     samples = [s for m in recipe.manifests for s in load_dataset(m, recipe.split)]
     dev_samples = [s for m in recipe.dev for s in load_dataset(m, recipe.dev_split)]
-    dev = SpokenPhotos(dev_samples, recipe, cache, crops=0, passes=0)
-    data = SpokenPhotos(samples, recipe, cache, recipe.crops, recipe.passes)
-    recognizer = load_model(recipe.recognizer, "recognizer", CTCConfig, CTCRecognizer)
-    student = load_model(recipe.student, "student", StudentConfig, ImageStudent)
-    torch.manual_seed(recipe.train.seed)
-    config = SmallConfig(recipe.model, recipe.parts, recognizer.dims, student.dims)
-    model = small_dual_channel(config, recognizer, student)
+    model, config = begin(recipe)
     trained, frozen = count_parameters(model)
-    Console(stderr=True).print(f"{trained:,} parameters are trained, {frozen:,} stay as they are", highlight=False)
+    Console(stderr=True).print(f"trainable {trained:,} of {trained + frozen:,} parameters", highlight=False)
+    if isinstance(config, FullConfig):
+        from pixvoice.training.spoken_files import SpokenFiles
+
+        dev: SpokenPhotos = SpokenFiles(dev_samples, recipe, cache, 0, 0, model)
+        data: SpokenPhotos = SpokenFiles(samples, recipe, cache, recipe.crops, recipe.passes, model)
+    else:
+        dev = SpokenPhotos(dev_samples, recipe, cache, crops=0, passes=0)
+        data = SpokenPhotos(samples, recipe, cache, recipe.crops, recipe.passes)
     keep = KeepBest(model, lambda: dev_recalls(model, dev), recipe.evaluate_every, output)
     options = replace(recipe.train, batch_size=1)
     batches = SpokenBatches(data, model, recipe.train)
