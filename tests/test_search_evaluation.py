@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from pixvoice.audio import write_wav
 from pixvoice.cli.evaluate import app
-from pixvoice.contracts import Audio, Floats, Recognizer, SearchModel
+from pixvoice.contracts import Audio, Floats, SearchModel
 from pixvoice.errors import InputError, MissingToolError, OptionError
 from pixvoice.evaluation import retrieval
 from pixvoice.evaluation.published import SEARCH
@@ -144,27 +144,14 @@ class LevelModel(SearchModel):
     """Photo n is n grey, its recordings hold the level n: near neighbours lie near each other.  Noise disturbs it."""
 
     name, fingerprint, embed_dim, sample_rate = "by level", "0", 3, RATE
-    batches: list[int]
-
-    def __init__(self) -> None:
-        self.recognizer: Recognizer | None = None
-        self.batches = []
+    text = "caption a of photo a"
 
     def embed_photos(self, photos: Sequence[Image.Image]) -> Floats:
         return np.stack([_at(np.asarray(photo).mean() / 40) for photo in photos])
 
     def embed_speech(self, audio: Sequence[Audio]) -> tuple[Floats, list[str]]:
-        self.batches.append(len(audio))
         levels = [float(np.median(np.abs(clip[4800:-4800]))) * 20 for clip in audio]
-        texts = ["caption a of photo a"] * len(audio) if self.recognizer is None else self.recognizer.transcribe(audio)
-        return np.stack([_at(level) for level in levels]), texts
-
-
-class Reader(Recognizer):
-    name, sample_rate = "reader", RATE
-
-    def transcribe(self, audio: Sequence[Audio]) -> list[str]:
-        return [""] * len(audio)
+        return np.stack([_at(level) for level in levels]), [self.text] * len(audio)
 
 
 def _at(level: float) -> Floats:
@@ -300,14 +287,25 @@ def test_an_unknown_speaker_or_split_lists_those_there_are(manifest: Path) -> No
         search(manifest, "--split", "test")
 
 
-def test_true_texts_take_the_place_of_the_recognizer(manifest: Path, model: LevelModel) -> None:
-    with pytest.raises(OptionError, match="reads no transcripts"):
+def test_true_texts_take_the_place_of_what_is_read(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OptionError, match="can't be given texts"):
         search(manifest, "--transcripts", "truth")
-    model.recognizer = Reader()
-    assert json.loads(search(manifest, "--json").stdout)["wer"] is None  # nothing was read
+    given: list[str] = []
+
+    def embed_with_texts(self: LevelModel, audio: Sequence[Audio], texts: Sequence[str]) -> Floats:
+        given.extend(texts)
+        return self.embed_speech(audio)[0]
+
+    monkeypatch.setattr(LevelModel, "embed_with_texts", embed_with_texts, raising=False)
     values = json.loads(search(manifest, "--transcripts", "truth", "--json").stdout)
-    assert (values["transcripts"], values["wer"]) == ("truth", None)
-    assert model.recognizer.transcribe([]) == TEXTS[8:]  # the last batch was given its own texts
+    assert (values["transcripts"], values["wer"], values["n_queries"]) == ("truth", None, 12)
+    assert given == TEXTS
+
+
+def test_a_model_that_reads_nothing_has_no_word_error_rate(manifest: Path, model: LevelModel) -> None:
+    model.text = ""
+    assert json.loads(search(manifest, "--json").stdout)["wer"] is None
+    assert "-" in search(manifest).stdout.rsplit("clean", 1)[1].splitlines()[0]
 
 
 def test_long_recordings_reach_the_model_whole(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:

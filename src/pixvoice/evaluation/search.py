@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from pixvoice.contracts import Audio, Floats, Recognizer, SearchModel
+from pixvoice.contracts import Audio, Floats, SearchModel
 from pixvoice.errors import InputError, MissingToolError, OptionError, OutputError, PixVoiceError
 from pixvoice.evaluation.queries import Query, Setting, hear
 from pixvoice.evaluation.retrieval import RecallScores, photo_to_speech_ranks, speech_to_photo_ranks
-from pixvoice.evaluation.wer import word_error_rate
+from pixvoice.evaluation.wer import normalize_words, word_error_rate
 from pixvoice.images import read_image
 
 T = TypeVar("T")
@@ -45,26 +45,19 @@ class SearchResult:
         return values | {key: values[key].as_dict() for key in ("speech_to_image", "image_to_speech")}
 
 
-class TrueTexts(Recognizer):
-    """In place of a recognizer: knows what was said."""
+class ReadsTexts(Protocol):
+    """A model that can be given the words that its recognizer would have to find."""
 
-    name, sample_rate = "true texts", 16_000
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def transcribe(self, audio: Sequence[Audio]) -> list[str]:
-        """The texts that were put there before, whatever the audio."""
-        return self.texts
+    def embed_with_texts(self, audio: Sequence[Audio], texts: Sequence[str]) -> Floats: ...
 
 
 class SearchEvaluation:
     """A model and the photos that it searches, embedded once.
 
     ``on_failure`` is told once of each photo or recording that can't be used; the rest is scored.  With ``truth``, the
-    model's own ``recognizer`` is replaced by one that knows the texts.
+    model is given the texts in place of what it reads (``ReadsTexts``); queries without a text are left out.
 
-    Raises OptionError where there is no recognizer to replace, InputError when not one photo can be read.
+    Raises OptionError where it can't be given any, InputError when not one photo can be read.
     """
 
     def __init__(
@@ -77,7 +70,9 @@ class SearchEvaluation:
     ) -> None:
         self.model, self._on_failure, self._track = model, on_failure, track
         self._told: set[str] = set()
-        self._true_texts = _teach(model) if truth else None
+        self._truth = truth
+        if truth and not hasattr(model, "embed_with_texts"):
+            raise OptionError(f"{model.name} can't be given texts; leave --transcripts truth away")
         found = self._embed("photos", list(enumerate(photos)), self._photos)
         if not found:
             raise InputError("not one photo could be read: run `pixvoice manifest check` on the manifest")
@@ -87,7 +82,11 @@ class SearchEvaluation:
 
     def run(self, queries: Sequence[Query], setting: Setting) -> SearchResult:
         """Hear every query in this setting, and score.  Raises InputError when not one could be used."""
-        asked = [(seed, query) for seed, query in enumerate(queries) if query.photo in self._place]
+        asked = [
+            (seed, query)
+            for seed, query in enumerate(queries)
+            if query.photo in self._place and (query.text or not self._truth)
+        ]
         read: dict[int, str] = {}
         with ThreadPoolExecutor() as pool:
             found = self._embed("queries", asked, lambda batch: self._queries(batch, setting, pool, read))
@@ -99,7 +98,7 @@ class SearchEvaluation:
             model=self.model.name,
             voice=setting.voice,
             noise_db=setting.noise_db,
-            transcripts="recognizer" if self._true_texts is None else "truth",
+            transcripts="truth" if self._truth else "recognizer",
             speech_to_image=RecallScores.of(speech_to_photo_ranks(speech, self._embeddings, owner)),
             image_to_speech=RecallScores.of(photo_to_speech_ranks(speech, self._embeddings, owner)),
             wer=self._wer([(read[seed], queries[seed].text) for seed in found]),
@@ -132,12 +131,18 @@ class SearchEvaluation:
         there = [(*asked, audio) for asked, audio in zip(batch, heard, strict=True) if audio is not None]
         if not there:
             return {}
-        if self._true_texts is not None:
-            self._true_texts.texts = [query.text or "" for _, query, _ in there]
-        embeddings, texts = self.model.embed_speech([audio for *_, audio in there])
+        embeddings, texts = self._embed_speech(
+            [audio for *_, audio in there], [query.text or "" for _, query, _ in there]
+        )
         seeds = [seed for seed, *_ in there]
         read.update(zip(seeds, texts, strict=True))
         return dict(zip(seeds, embeddings, strict=True))
+
+    def _embed_speech(self, audio: list[Audio], said: list[str]) -> tuple[Floats, list[str]]:
+        if not self._truth:
+            return self.model.embed_speech(audio)
+        texts = [normalize_words(text) for text in said]
+        return cast(ReadsTexts, self.model).embed_with_texts(audio, texts), texts
 
     def _usable(self, get: Callable[[], T]) -> T | None:
         """What ``get`` gives; None, and one line, where it is a file that can't be used."""
@@ -149,7 +154,7 @@ class SearchEvaluation:
 
     def _wer(self, read: list[tuple[str, str | None]]) -> float | None:
         pairs = [(text, said) for text, said in read if said is not None]
-        if self._true_texts is not None or not pairs or not any(text for text, _ in read):
+        if self._truth or not pairs or not any(text for text, _ in read):
             return None
         try:
             return word_error_rate([text for text, _ in pairs], [said for _, said in pairs])
@@ -161,11 +166,3 @@ class SearchEvaluation:
         if str(error) not in self._told:
             self._told.add(str(error))
             self._on_failure(error)
-
-
-def _teach(model: SearchModel) -> TrueTexts:
-    """Put one that knows the texts in the place of the model's recognizer.  Raises OptionError where it has none."""
-    if getattr(model, "recognizer", None) is None:
-        raise OptionError(f"{model.name} reads no transcripts; leave --transcripts truth away")
-    model.recognizer = TrueTexts()  # type: ignore[attr-defined]
-    return model.recognizer  # type: ignore[attr-defined,no-any-return]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pixvoice.contracts import Audio, Floats, Recognizer, SearchModel
+from pixvoice.errors import OptionError
 from pixvoice.retrieve.model import DualChannel
 
 if TYPE_CHECKING:
@@ -63,6 +64,15 @@ class TorchSearchModel(SearchModel):
         texts = self.recognizer.transcribe(audio) if self.recognizer else [""] * len(audio)
         rows = [self._one(clip, text) for clip, text in zip(audio, texts, strict=True)]
         return np.stack(rows) if rows else np.zeros((0, self.embed_dim), np.float32), texts
+
+    @torch.inference_mode()
+    def embed_with_texts(self, audio: Sequence[Audio], texts: Sequence[str]) -> Floats:
+        """As ``embed_speech``, reading ``texts`` (B) in place of transcripts: what a perfect recognizer would give."""
+        if not self.model.dims.reads:
+            raise OptionError(
+                f"{self.name} reads no transcripts (variant {self.model.dims.variant}); give another model"
+            )
+        return np.stack([self._one(clip, text) for clip, text in zip(audio, texts, strict=True)])
 
     def _one(self, clip: Audio, text: str) -> Floats:
         missing = max(0, int(SHORTEST_S * self.sample_rate) - len(clip))
