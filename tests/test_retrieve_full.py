@@ -2,130 +2,23 @@
 
 from __future__ import annotations
 
-import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 transformers = pytest.importorskip("transformers", reason="needs the train extra")
 
-from pixvoice.errors import OptionError  # noqa: E402
+from pixvoice.errors import BundleError, OptionError  # noqa: E402
 from pixvoice.retrieve.hf_image import ClipImage  # noqa: E402
-from pixvoice.retrieve.hf_speech import load_speech  # noqa: E402
+from pixvoice.retrieve.hf_speech import WhisperSpeech, load_speech  # noqa: E402
 from pixvoice.retrieve.hf_text import ClipText  # noqa: E402
 from pixvoice.retrieve.losses import Contrast, LossOptions  # noqa: E402
 from pixvoice.retrieve.model import DualChannel, RetrieverConfig, count_parameters  # noqa: E402
-
-RATE = 16_000
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-PICTURE = {"hidden_size": 24, "image_size": 32, "patch_size": 8}
-PROCESSOR = {"size": {"height": 32, "width": 32}}
-WORDS = "a dog runs over the green grass and a child in red waits"
-
-
-def make_clip(folder: Path) -> None:
-    vocabulary = {letter + end: i for i, (end, letter) in enumerate((e, c) for e in ("", "</w>") for c in LETTERS)}
-    vocabulary |= {"<|startoftext|>": 52, "<|endoftext|>": 53}
-    transformers.CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
-    transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=PROCESSOR["size"]).save_pretrained(folder)
-    tokens = {"vocab_size": 54, "bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
-    config = transformers.CLIPConfig(
-        text_config={**SIZES, **tokens, "projection_dim": 12},
-        vision_config={**SIZES, **PICTURE, "projection_dim": 12},
-        projection_dim=12,
-    )
-    transformers.CLIPModel(config).save_pretrained(folder)
-
-
-def make_siglip(folder: Path) -> None:
-    spm = pytest.importorskip("sentencepiece", reason="needs the train extra")
-    written = io.BytesIO()
-    spm.SentencePieceTrainer.train(
-        sentence_iterator=iter([WORDS] * 20), model_writer=written, vocab_size=32, model_type="unigram",
-        pad_id=-1, bos_id=-1, eos_id=1, unk_id=2, minloglevel=2, hard_vocab_limit=False,
-    )  # fmt: skip
-    (folder / "spiece.model").write_bytes(written.getvalue())
-    transformers.SiglipTokenizer(str(folder / "spiece.model")).save_pretrained(folder)
-    transformers.SiglipImageProcessorPil(**PROCESSOR).save_pretrained(folder)
-    tokens = {"vocab_size": 40, "bos_token_id": 39, "eos_token_id": 1, "pad_token_id": 1, "max_position_embeddings": 32}
-    config = transformers.SiglipConfig(
-        text_config={**SIZES, **tokens, "projection_size": 24}, vision_config={**SIZES, **PICTURE}
-    )
-    transformers.SiglipModel(config).save_pretrained(folder)
-
-
-def make_vit(folder: Path) -> None:
-    transformers.ViTImageProcessorPil(**PROCESSOR).save_pretrained(folder)
-    transformers.ViTModel(transformers.ViTConfig(**SIZES | PICTURE)).save_pretrained(folder)
-
-
-def make_whisper(folder: Path) -> None:
-    transformers.WhisperFeatureExtractor(feature_size=8).save_pretrained(folder)
-    config = transformers.WhisperConfig(
-        vocab_size=20, num_mel_bins=8, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_target_positions=12,
-        pad_token_id=0, bos_token_id=0, eos_token_id=0, decoder_start_token_id=1, suppress_tokens=None,
-        begin_suppress_tokens=None,
-    )  # fmt: skip
-    transformers.WhisperForConditionalGeneration(config).save_pretrained(folder)
-
-
-def make_waves(kind: str, norm: str) -> Callable[[Path], None]:
-    def make(folder: Path) -> None:
-        transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
-        config = transformers.AutoConfig.for_model(
-            kind, **SIZES, conv_dim=(8, 8), conv_kernel=(10, 8), conv_stride=(5, 64), num_feat_extract_layers=2,
-            num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, feat_extract_norm=norm,
-            do_stable_layer_norm=norm == "layer",
-        )  # fmt: skip
-        transformers.AutoModel.from_config(config).save_pretrained(folder)
-
-    return make
-
-
-MAKERS: dict[str, Callable[[Path], None]] = {
-    "clip": make_clip,
-    "siglip": make_siglip,
-    "vit": make_vit,
-    "whisper": make_whisper,
-    "hubert": make_waves("hubert", "group"),
-    "wav2vec2": make_waves("wav2vec2", "layer"),
-    "wavlm": make_waves("wavlm", "group"),
-}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Kind -> the folder of its tiny checkpoint.  Don't change what is in there."""
-    made: dict[str, Path] = {}
-
-    def get(kind: str) -> Path:
-        if kind not in made:
-            folder = tmp_path_factory.mktemp(kind)
-            torch.manual_seed(1)
-            MAKERS[kind](folder)
-            made[kind] = folder
-        return made[kind]
-
-    return get
-
-
-def photos(count: int = 3) -> list[Image.Image]:
-    pixels = np.random.default_rng(0).integers(0, 256, (count, 40, 56, 3), dtype=np.uint8)
-    return [Image.fromarray(photo) for photo in pixels]
-
-
-def sound(*seconds: float) -> tuple[Any, Any]:
-    """Noise of each length, padded with zeros -> audio (B, L), lengths (B,)."""
-    rng = np.random.default_rng(0)
-    clips = [torch.from_numpy(rng.standard_normal(round(s * RATE)).astype(np.float32) * 0.1) for s in seconds]
-    return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), torch.tensor([len(clip) for clip in clips])
+from towers import LETTERS, RATE, WORDS, checkpoint, photos, sound  # noqa: E402
 
 
 def prompts_for(part: Any, count: int = 4) -> Any:
@@ -138,9 +31,7 @@ def close(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 @torch.inference_mode()
-def test_without_prompts_words_are_what_transformers_makes_of_them(
-    kind: str, checkpoint: Callable[[str], Path]
-) -> None:
+def test_without_prompts_words_are_what_transformers_makes_of_them(kind: str) -> None:
     part = ClipText.load(checkpoint(kind), prompts=4)
     whole = transformers.AutoModel.from_pretrained(checkpoint(kind))
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint(kind))
@@ -154,7 +45,7 @@ def test_without_prompts_words_are_what_transformers_makes_of_them(
 
 @pytest.mark.parametrize("kind", ["clip", "siglip", "vit"])
 @torch.inference_mode()
-def test_without_prompts_a_photo_is_what_transformers_makes_of_it(kind: str, checkpoint: Callable[[str], Path]) -> None:
+def test_without_prompts_a_photo_is_what_transformers_makes_of_it(kind: str) -> None:
     part = ClipImage.load(checkpoint(kind))
     pixels = part.prepare(photos())
     assert pixels.shape == (3, 3, 32, 32)
@@ -167,7 +58,7 @@ def test_without_prompts_a_photo_is_what_transformers_makes_of_it(kind: str, che
 
 
 @torch.inference_mode()
-def test_prompts_stand_after_the_start_token_and_move_the_words_on(checkpoint: Callable[[str], Path]) -> None:
+def test_prompts_stand_after_the_start_token_and_move_the_words_on() -> None:
     part = ClipText.load(checkpoint("clip"), prompts=3)
     tower = part.tower.model
     table = tower.text_model.embeddings.token_embedding.weight
@@ -184,7 +75,7 @@ def test_prompts_stand_after_the_start_token_and_move_the_words_on(checkpoint: C
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 @torch.inference_mode()
-def test_prompts_change_words_and_photos(kind: str, checkpoint: Callable[[str], Path]) -> None:
+def test_prompts_change_words_and_photos(kind: str) -> None:
     text, image = ClipText.load(checkpoint(kind), prompts=4), ClipImage.load(checkpoint(kind))
     tokens, pixels = text.tokenize(["a dog", WORDS, ""]), image.prepare(photos())
     for part, inputs in ((text, tokens), (image, pixels)):
@@ -197,7 +88,7 @@ def test_prompts_change_words_and_photos(kind: str, checkpoint: Callable[[str], 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 @torch.inference_mode()
-def test_no_word_is_cut(kind: str, checkpoint: Callable[[str], Path]) -> None:
+def test_no_word_is_cut(kind: str) -> None:
     part = ClipText.load(checkpoint(kind), prompts=4)
     prompts = prompts_for(part)
     words = (WORDS.split() * 20)[:200]
@@ -211,7 +102,7 @@ def test_no_word_is_cut(kind: str, checkpoint: Callable[[str], Path]) -> None:
     assert kept == len(part.tokenizer(long, add_special_tokens=False).input_ids)
 
 
-def test_windows_end_where_words_end(checkpoint: Callable[[str], Path]) -> None:
+def test_windows_end_where_words_end() -> None:
     part = ClipText.load(checkpoint("clip"), prompts=4)
     ids = part.tokenize([WORDS * 9])["ids"][0]
     last = [row[(row != part.pad).nonzero()[-1]].item() for row in ids]
@@ -220,14 +111,14 @@ def test_windows_end_where_words_end(checkpoint: Callable[[str], Path]) -> None:
     assert len(one) == -(-500 // part.room), "a word longer than a window is cut, not lost"
 
 
-def test_prompts_that_leave_no_room_are_refused(checkpoint: Callable[[str], Path]) -> None:
+def test_prompts_that_leave_no_room_are_refused() -> None:
     with pytest.raises(OptionError, match="prompts: 75 leave no room for words in 77 positions"):
         ClipText.load(checkpoint("clip"), prompts=75)
 
 
 @pytest.mark.parametrize("kind", ["whisper", "hubert", "wav2vec2", "wavlm"])
 @torch.inference_mode()
-def test_frames_hang_on_their_own_audio_only(kind: str, checkpoint: Callable[[str], Path]) -> None:
+def test_frames_hang_on_their_own_audio_only(kind: str) -> None:
     part = load_speech(checkpoint(kind)).train()
     audio, lengths = sound(0.7, 1.5, 0.01)
     frames, mask = part(audio, lengths)
@@ -244,7 +135,7 @@ def test_frames_hang_on_their_own_audio_only(kind: str, checkpoint: Callable[[st
 
 @pytest.mark.parametrize("kind", ["whisper", "hubert", "wav2vec2"])
 @torch.inference_mode()
-def test_a_recording_of_40_seconds_is_heard_to_its_end(kind: str, checkpoint: Callable[[str], Path]) -> None:
+def test_a_recording_of_40_seconds_is_heard_to_its_end(kind: str) -> None:
     part = load_speech(checkpoint(kind))
     audio, lengths = sound(40.0)
     changed = audio.clone()
@@ -256,7 +147,7 @@ def test_a_recording_of_40_seconds_is_heard_to_its_end(kind: str, checkpoint: Ca
     assert close(frames[0, :900], others[0, :900])
 
 
-def parts(checkpoint: Callable[[str], Path], speech: str, image: str = "clip") -> tuple[Any, Any, Any]:
+def parts(speech: str, image: str = "clip") -> tuple[Any, Any, Any]:
     return (
         ClipText.load(checkpoint(image), prompts=2) if image != "vit" else None,
         load_speech(checkpoint(speech)),
@@ -264,10 +155,10 @@ def parts(checkpoint: Callable[[str], Path], speech: str, image: str = "clip") -
     )
 
 
-def model_of(variant: str, checkpoint: Callable[[str], Path], speech: str, image: str, layers: int = 1) -> DualChannel:
+def model_of(variant: str, speech: str, image: str, layers: int = 1) -> DualChannel:
     torch.manual_seed(0)
     config = RetrieverConfig(variant, embed_dim=12, prompts=2, layers=layers, heads=2, feed_forward=16, dropout=0.0)
-    return DualChannel(config, *parts(checkpoint, speech, image))
+    return DualChannel(config, *parts(speech, image))
 
 
 @pytest.mark.parametrize(
@@ -279,10 +170,8 @@ def model_of(variant: str, checkpoint: Callable[[str], Path], speech: str, image
         ("e2e", "wav2vec2", "vit", 2),
     ],
 )
-def test_one_step_changes_what_is_trained_and_nothing_else(
-    variant: str, speech: str, image: str, layers: int, checkpoint: Callable[[str], Path]
-) -> None:
-    model = model_of(variant, checkpoint, speech, image, layers).train()
+def test_one_step_changes_what_is_trained_and_nothing_else(variant: str, speech: str, image: str, layers: int) -> None:
+    model = model_of(variant, speech, image, layers).train()
     before = {name: value.clone() for name, value in model.named_parameters()}
     towers = {name for name in before if ".tower." in name}
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
@@ -304,11 +193,11 @@ def test_one_step_changes_what_is_trained_and_nothing_else(
     assert not any(module.training for name, module in model.named_modules() if ".tower" in name)
 
 
-def test_a_trained_model_is_saved_without_its_towers(checkpoint: Callable[[str], Path]) -> None:
-    model = model_of("full", checkpoint, "whisper", "clip").eval()
+def test_a_trained_model_is_saved_without_its_towers() -> None:
+    model = model_of("full", "whisper", "clip").eval()
     saved = {name: value.clone() for name, value in model.state_dict().items()}
     assert saved and set(saved) == {name for name, value in model.named_parameters() if value.requires_grad}
-    again = model_of("full", checkpoint, "whisper", "clip").eval()
+    again = model_of("full", "whisper", "clip").eval()
     with torch.no_grad():
         for value in again.parameters():
             if value.requires_grad:
@@ -318,3 +207,94 @@ def test_a_trained_model_is_saved_without_its_towers(checkpoint: Callable[[str],
     with torch.inference_mode():
         assert close(again.embed_speech(audio, lengths, ["a dog"]), model.embed_speech(audio, lengths, ["a dog"]))
         assert close(again.embed_photos(photos()), model.embed_photos(photos()))
+
+
+def _only_a_pickle(folder: Path) -> None:
+    torch.save({}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def _without_a_shard(folder: Path) -> None:
+    model = transformers.CLIPModel.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    sorted(folder.glob("model-*-of-*"))[0].unlink()
+
+
+def _without_a_weight(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    for name in ("text_projection.weight", "visual_projection.weight"):
+        del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("part", [ClipText, ClipImage])
+@pytest.mark.parametrize(
+    ("harm", "fault"),
+    [
+        (_only_a_pickle, r"only as a pickle \(pytorch_model.bin\), which can run code"),
+        (_without_a_shard, r"can't be loaded .*model-00001-of"),
+        (_without_a_weight, r"is not a whole CLIP.*_projection.weight and 0 more are absent"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"PK"), "can't be loaded .*header"),
+        (lambda folder: (folder / "config.json").write_text("{"), "can't be loaded .*JSON"),
+        (lambda folder: (folder / "config.json").unlink(), "can't be loaded .*config.json"),
+    ],
+)
+def test_a_damaged_folder_is_one_clear_line(part: Any, harm: Callable[[Path], Any], fault: str, tmp_path: Path) -> None:
+    folder = tmp_path / "clip"
+    shutil.copytree(checkpoint("clip"), folder)
+    harm(folder)
+    with pytest.raises(BundleError, match=fault) as caught:
+        part.load(folder)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+def test_a_folder_without_its_tokenizer_or_with_anothers(tmp_path: Path) -> None:
+    shutil.copytree(checkpoint("clip"), tmp_path / "clip")
+    (tmp_path / "clip" / "tokenizer.json").unlink()
+    with pytest.raises(BundleError, match=r"has no tokenizer: put tokenizer.json or"):
+        ClipText.load(tmp_path / "clip")
+    vocabulary = {letter: place for place, letter in enumerate(LETTERS)} | {"<|startoftext|>": 26, "<|endoftext|>": 27}
+    transformers.CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(tmp_path / "clip")
+    with pytest.raises(BundleError, match="ends a text with token 27, the tower with 53 of 54: they belong to two"):
+        ClipText.load(tmp_path / "clip")
+
+
+@pytest.mark.parametrize("load", [ClipText.load, ClipImage.load, load_speech])
+def test_a_hub_id_without_a_network_says_what_to_do(load: Callable[[str], Any]) -> None:
+    with pytest.raises(
+        BundleError, match=r"is no folder here, and can't be fetched .*: download it .* give its folder"
+    ):
+        load("someone/clip-never-downloaded")
+
+
+def test_the_papers_model_trains_what_the_paper_trains() -> None:
+    """Whisper base.en and CLIP ViT-L/14 at their published sizes, without numbers in them."""
+    tokenizer = type("Tokenizer", (), {"__call__": lambda *_, **__: type("Ids", (), {"input_ids": [49406, 49407]})()})()
+    tokenizer.pad_token_id = 49407
+    extractor = type("Extractor", (), {"sampling_rate": RATE, "chunk_length": 30, "n_samples": 480_000})()
+    config = transformers.CLIPConfig(
+        text_config={"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "projection_dim": 768},
+        vision_config={
+            "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+            "patch_size": 14, "projection_dim": 768,
+        },
+    )  # fmt: skip
+    whisper = transformers.WhisperConfig(
+        d_model=512, encoder_layers=6, decoder_layers=6, encoder_attention_heads=8, decoder_attention_heads=8,
+        encoder_ffn_dim=2048, decoder_ffn_dim=2048, vocab_size=51864,
+    )  # fmt: skip
+    with torch.device("meta"):
+        text = ClipText(transformers.CLIPTextModelWithProjection(config.text_config), tokenizer, prompts=4)
+        image = ClipImage(transformers.CLIPVisionModelWithProjection(config.vision_config), None)
+        speech = WhisperSpeech(transformers.WhisperModel(whisper).encoder, extractor)
+        model = DualChannel(RetrieverConfig("full", 768, prompts=4, heads=8, feed_forward=4096), text, speech, image)
+    d, width = 768, 4096
+    attention, norms = 3 * d * d + 3 * d + d * d + d, 2 * 2 * d
+    layer = attention + norms + (d * width + width) + (width * d + d)
+    linears = (512 * d + d) + (d * 1024 + 1024) + (d * d + d)  # frames, prompts to the image tower, the end
+    assert count_parameters(model)[0] == 4 * d + d + layer + linears == 10_437_632
+    published = {"text": 123_650_304, "image": 303_966_208, "speech": 20_590_592}
+    assert {name: count_parameters(part)[1] for name, part in model.named_children() if name in published} == published

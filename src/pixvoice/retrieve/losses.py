@@ -65,8 +65,15 @@ class Contrast(nn.Module):
         tokens: dict[str, Tensor] | None = None,
         frames: Tensor | None = None,
         mask: Tensor | None = None,
+        audio: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """What the image part's ``prepare`` gave (B, ...), the photos' numbers (B,), and speech -> ``loss``."""
+        """What the image part's ``prepare`` gave (B, ...), the photos' numbers (B,), and speech -> ``loss``.
+
+        Speech is frames and their mask, or audio (B, L) and ``lengths`` (B,) in samples.
+        """
+        if audio is not None and lengths is not None and self.model.speech is not None:
+            frames, mask = self.model.speech(audio, lengths)
         seen, same = self.model.see(pixels), photo[:, None] == photo[None]
         channels = self.model.channels(tokens, frames, mask)
         loss = self.options.outer * self._against(fuse(*channels), seen, same)

@@ -309,6 +309,8 @@ RULES = (
          "model.widths: {0} and model.blocks: {1} must have four numbers each, one a stage"),
     Rule("describer", ("model.width", "model.heads"), lambda width, heads: width % heads == 0,
          "model.width: {0} is not divisible by model.heads ({1})"),
+    Rule("retriever", ("image", "recognizer", "student"), lambda image, *small: image or all(small),
+         "recognizer: {1} and student: {2} must both be paths, or text, speech and image name pretrained towers"),
     Rule("retriever", ("model.embed_dim", "model.heads"), lambda width, heads: width % heads == 0,
          "model.embed_dim: {0} is not divisible by model.heads ({1})"),
     Rule("retriever", ("model.window", "model.stack"), lambda window, stack: window % stack == 0,

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate.utils import send_to_device
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -167,12 +166,16 @@ def dev_recalls(model: DualChannel, data: SpokenPhotos) -> dict[str, float]:
     seen = [model.see(data.pixels(p, np.zeros_like(p)).to(device)) for p in _pieces(photos)]
     heard = []
     for rows in _pieces(speech):
-        inputs = send_to_device(data.inputs(rows, np.zeros_like(rows), model), device)
+        inputs = _moved(data.inputs(rows, np.zeros_like(rows), model), device)
         if "audio" in inputs and model.speech is not None:
             inputs["frames"], inputs["mask"] = model.speech(inputs["audio"], inputs["lengths"])
         heard.append(model(inputs.get("tokens"), inputs.get("frames"), inputs.get("mask")))
     model.train(training)
     return recalls(torch.cat(heard).float().cpu().numpy(), torch.cat(seen).float().cpu().numpy(), data.photo)
+
+
+def _moved(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {key: _moved(v, device) if isinstance(v, dict) else v.to(device) for key, v in inputs.items()}
 
 
 def _pieces(rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:

@@ -35,18 +35,23 @@ class StudentRecipe:
     crops: int = 2
 
 
+def crop(image: Image.Image, number: int, seed: int) -> Image.Image:
+    """What view ``number`` of a photo shows: 0 and 1 all of it, the others a random part."""
+    if number < 2:
+        return image
+    rng = np.random.default_rng((seed, number))
+    share = np.sqrt(rng.uniform(0.4, 0.9, size=2))
+    width, height = share * image.size
+    left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
+    return image.crop((int(left), int(top), int(left + width), int(top + height)))
+
+
 def view(image: Image.Image, number: int, size: int, seed: int) -> Floats:
     """View ``number`` of a photo as pixels (3, size, size) in [0, 1].
 
     View 0 is the whole photo, 1 its mirror image; the others are random crops, mirrored by turns.
     """
-    if number >= 2:
-        rng = np.random.default_rng((seed, number))
-        share = np.sqrt(rng.uniform(0.4, 0.9, size=2))
-        width, height = share * image.size
-        left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
-        image = image.crop((int(left), int(top), int(left + width), int(top + height)))
-    pixels = to_pixels(image, size)
+    pixels = to_pixels(crop(image, number, seed), size)
     return np.ascontiguousarray(pixels[:, :, ::-1]) if number % 2 else pixels
 
 
