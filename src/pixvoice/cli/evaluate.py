@@ -17,6 +17,7 @@ import typer
 from pixvoice.errors import MissingToolError, OptionError, PixVoiceError
 
 if TYPE_CHECKING:
+    from pixvoice.contracts import SearchModel
     from pixvoice.evaluation.photos import Photo, Speak
     from pixvoice.evaluation.queries import Query, Setting
     from pixvoice.manifest import Sample
@@ -135,7 +136,7 @@ def search(
     split: Split = None,
     bundle: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of a bundle, the one that ships without it; several give a row each."),
+        typer.Option(help="Folder of a bundle or a search training's run; without it, what ships. Several give rows."),
     ] = None,
     limit: Limit = None,
     noise_db: Annotated[
@@ -164,17 +165,17 @@ def search(
     from pixvoice.evaluation.queries import CLEAN, gather_queries, noise_level
     from pixvoice.evaluation.search import SearchEvaluation
     from pixvoice.evaluation.tables import search_table
-    from pixvoice.runtime.retriever import load_search_model
 
     levels = [noise_level(text) for text in noise_db or [CLEAN]]
     photos, queries = gather_queries(_samples(manifest, split), limit)
     results = []
     with _settings(queries, voice or [], engine, cache) as settings:
-        for place in bundle or [None]:
-            model, truth = load_search_model(place), transcripts is Transcripts.TRUTH
+        places: Sequence[Path | None] = bundle or [None]
+        for place in places:
+            model, truth = _search_model(place), transcripts is Transcripts.TRUTH
             evaluation = SearchEvaluation(model, photos, _tell, _progress, truth)
             rows = [evaluation.run(a, replace(setting, noise_db=level)) for a, setting in settings for level in levels]
-            mark = f" ({place})" if bundle and len(bundle) > 1 else ""
+            mark = f" ({place})" if len(places) > 1 else ""
             results += [replace(row, model=row.model + mark) for row in rows]
     values = [result.as_dict() for result in results]
     _print({**values[0], "rows": values}, as_json, lambda: search_table(results))
@@ -182,6 +183,21 @@ def search(
         _note(SEARCH_SOURCE)
     if any(result.n_failed for result in results):
         raise typer.Exit(1)
+
+
+def _search_model(place: Path | None) -> SearchModel:
+    """The model in a bundle, or in the folder of a training's run, which may stand on pretrained towers."""
+    if place is not None and (place / "recipe.yaml").is_file():
+        try:
+            from pixvoice.retrieve.build import load_search_model as load_run
+        except ImportError as error:
+            raise MissingToolError(
+                f"{place} holds a training's run, which needs torch: pip install 'pixvoice[train]'"
+            ) from error
+        return load_run(place)
+    from pixvoice.runtime.retriever import load_search_model
+
+    return load_search_model(place)
 
 
 @contextmanager
