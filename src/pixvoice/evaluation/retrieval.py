@@ -34,7 +34,8 @@ class RecallScores:
     @classmethod
     def of(cls, ranks: Ranks) -> RecallScores:
         """Ranks (Q,), at least one, from 1 -> scores."""
-        return cls(*(100.0 * float(np.mean(ranks <= k)) for k in (1, 5, 10)), float(np.median(ranks)))
+        at_1, at_5, at_10 = (100.0 * float(np.mean(ranks <= k)) for k in (1, 5, 10))
+        return cls(at_1, at_5, at_10, float(np.median(ranks)))
 
     def as_dict(self) -> dict[str, float]:
         """The scores by name, two digits."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -118,7 +119,7 @@ class SearchEvaluation:
         return found
 
     def _photos(self, batch: list[tuple[int, Path]]) -> dict[int, Floats]:
-        read = {number: self._usable(lambda path=path: read_image(path)) for number, path in batch}
+        read = {number: self._usable(partial(read_image, path)) for number, path in batch}
         there = {number: image for number, image in read.items() if image is not None}
         return dict(zip(there, self.model.embed_photos(list(there.values())), strict=True)) if there else {}
 
