@@ -169,11 +169,11 @@ class DualChannel(nn.Module):
         self.text, self.speech, self.image = text if config.reads else None, speech, image
         self.prompts = nn.Parameter(torch.randn(config.prompts, config.embed_dim) * 0.02) if config.prompts else None
         if self.text is not None:
-            self.text_prompts = _fit(config.embed_dim, self.text.prompt_dim)
+            self.text_prompts = _fit(config.embed_dim, self.text.prompt_dim) if config.prompts else nn.Identity()
             self.text_out = _fit(self.text.embed_dim, config.embed_dim)
         if config.hears and speech is not None:
             self.acoustic = AcousticChannel(config, speech.frame_dim)
-        self.image_prompts = _fit(config.embed_dim, image.prompt_dim)
+        self.image_prompts = _fit(config.embed_dim, image.prompt_dim) if config.prompts else nn.Identity()
         self.image_out = _fit(image.embed_dim, config.embed_dim)
 
     def read(self, tokens: dict[str, Tensor]) -> Tensor:
