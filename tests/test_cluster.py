@@ -1,0 +1,74 @@
+"""Bulk embedding on a local Ray of two workers: the same embeddings, and what was done stays done."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import seeing
+from pixvoice.contracts import SearchModel
+from pixvoice.errors import MissingToolError, OutputError
+from pixvoice.runtime.searcher import Searcher
+
+PHOTOS = 40
+
+
+def load(poison: str = "") -> SearchModel:
+    """A model that fails on its fifth batch of photos where there is a file called ``poison``."""
+
+    def before(seen: int) -> None:
+        if poison and Path(poison).exists() and seen >= 8:
+            raise RuntimeError("the worker's disk is on fire")
+
+    return seeing.ColourModel(before=before)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for number in range(PHOTOS):
+        seeing.photo(tmp_path / "photos" / f"{number:02}.png", list(seeing.TONES)[number % 3], shade=number)
+    (tmp_path / "photos" / "bad.jpg").write_text("no photo")
+    return tmp_path / "photos"
+
+
+@pytest.mark.slow
+def test_two_workers_embed_what_one_process_does_and_go_on_after_a_failure(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lancedb", reason="needs the search extra")
+    pytest.importorskip("ray.data", reason="needs the cluster extra")
+    from pixvoice import cluster
+
+    monkeypatch.setattr(cluster, "FILES_AT_ONCE", 4)
+    poison = tmp_path / "poison"
+    poison.touch()
+    there = Searcher(seeing.ColourModel(), photos, tmp_path / "ray.index")
+    with cluster.embed_on_ray(partial(load, str(poison)), workers=2) as embed:
+        with pytest.raises(OutputError, match=r"a worker failed .*on fire.*go on"):
+            there.index(embed=embed)
+        poison.unlink()
+        kept = there.store.count("photos")
+        report = there.index(embed=embed)
+    assert (report.photos, report.new, len(report.failures)) == (PHOTOS, PHOTOS - kept, 1)
+    assert "bad.jpg" in report.failures[0]
+    here = Searcher(seeing.ColourModel(), photos, tmp_path / "here.index")
+    here.index()
+    query = here.hear(seeing.speech(tmp_path / "query.wav", "green"))
+    assert ranked(there, query) == ranked(here, query)
+    assert there.index().new == 0
+
+
+def ranked(searcher: Searcher, query: Any) -> list[tuple[str, float]]:
+    return [(match.path.name, round(match.score, 5)) for match in searcher.search(query, top=PHOTOS)]
+
+
+def test_without_ray_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pixvoice.cluster import embed_on_ray
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingToolError, match=r"pip install 'pixvoice\[cluster\]'"), embed_on_ray(load):
+        pass
