@@ -67,7 +67,7 @@ class ClipImage(ImagePart):
     def prepare(self, photos: Sequence[Image]) -> Tensor:
         """Photos (B of them, RGB) -> pixels (B, 3, H, W), resized, cropped and normalised as the checkpoint says."""
         pixels: Tensor = self.processor(images=list(photos), return_tensors="pt")["pixel_values"]
-        return pixels
+        return pixels.to(self.tower.model.device)
 
     def forward(self, pixels: Tensor, prompts: Tensor | None) -> Tensor:
         """Pixels (B, 3, H, W) and prompts (M, prompt_dim) -> vectors (B, D), not normalised."""

@@ -64,7 +64,7 @@ class SpokenFiles(SpokenPhotos):
             for photo, number in zip(photos, views, strict=True)
         ]
         pixels = self.image.prepare(shown)
-        mirrored = torch.from_numpy(views % 2 == 1)[:, None, None, None]
+        mirrored = torch.from_numpy(views % 2 == 1).to(pixels.device)[:, None, None, None]
         return torch.where(mirrored, pixels.flip(-1), pixels)
 
     def inputs(self, rows: npt.NDArray[np.int64], passes: npt.NDArray[np.int64], model: DualChannel) -> dict[str, Any]:
