@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from pixvoice.cli import describe, evaluate, export, index, manifest, search, synthesize, train
+from pixvoice.cli import describe, evaluate, evaluate_emotion, export, index, manifest, search, synthesize, train
 from pixvoice.errors import OutputError, PixVoiceError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("index")(index.index)
 app.command("search")(search.search)
 app.command("synthesize")(synthesize.synthesize)
 app.command("train")(train.train)
+evaluate.app.command("emotion")(evaluate_emotion.emotion)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(manifest.app, name="manifest")
 
