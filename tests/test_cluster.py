@@ -41,8 +41,12 @@ def test_two_workers_embed_what_one_process_does_and_go_on_after_a_failure(
 ) -> None:
     pytest.importorskip("lancedb", reason="needs the search extra")
     pytest.importorskip("ray.data", reason="needs the cluster extra")
+    from ray import cloudpickle
+
     from pixvoice import cluster
 
+    for module in (seeing, sys.modules[__name__]):
+        cloudpickle.register_pickle_by_value(module)  # workers don't have the tests
     monkeypatch.setattr(cluster, "FILES_AT_ONCE", 4)
     poison = tmp_path / "poison"
     poison.touch()

@@ -265,6 +265,12 @@ def test_a_killed_run_leaves_an_index_that_the_next_one_completes(
     assert len(set(names(searcher, "red", tmp_path, top=20))) == 12
 
 
+def test_what_a_killed_process_began_is_no_table(searcher: Searcher, photos: Path) -> None:
+    (photos / ".pixvoice-index" / "photos.lance" / "data").mkdir(parents=True)
+    assert not searcher.store.exists()
+    assert counts(searcher) == {"new": 3, "embedded": 3}
+
+
 def test_two_processes_never_write_at_once(photos: Path, tmp_path: Path) -> None:
     wait = "wait = lambda seen: (print('embedding', flush=True), sys.stdin.readline())\n"
     code = wait + "sys.exit(seeing.run_with(seeing.ColourModel(before=wait), 'index', sys.argv[1]))"

@@ -70,7 +70,7 @@ def test_index_says_what_it_did(folder: Path, capsys: pytest.CaptureFixture[str]
 def test_search_ranks_and_says_what_was_heard(indexed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = said(capsys, "search", "red.wav", "photos")
     assert (status, len(out), err) == (0, 3, ["heard (read by a machine): red"])
-    assert re.fullmatch(r"  1  0\.9\d\d  photos/rose\.png", out[0])
+    assert re.fullmatch(r"  1  1\.000  photos/rose\.png", out[0])
     assert len(said(capsys, "search", "red.wav", "photos", "--top", 2)[1]) == 2
 
 
@@ -88,7 +88,7 @@ def test_the_current_folder_is_searched_unless_told(
     indexed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(indexed / "photos")
-    assert said(capsys, "search", "../red.wav", "--top", 1)[1] == ["  1  0.985  rose.png"]
+    assert said(capsys, "search", "../red.wav", "--top", 1)[1] == ["  1  1.000  rose.png"]
 
 
 def test_json_is_one_object(indexed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +37,9 @@ def embed_on_ray(
     started = not ray.is_initialized()
     if started:
         try:
-            ray.init(address=address, num_cpus=None if address else workers, log_to_driver=False, logging_level="error")
+            ray.init(
+                address=address, num_cpus=None if address else workers, log_to_driver=False, logging_level=logging.ERROR
+            )
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise OutputError(f"--ray {address or 'local'}: no cluster answers ({_one_line(error)})") from None
     try:

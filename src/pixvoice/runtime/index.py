@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -142,15 +142,14 @@ class PhotoIndex:
         with self._lock():
             with self._changing():
                 database = self._connect()
-                present = _tables(database)
                 for kind in KINDS:
-                    if rebuild and kind in present:
+                    if rebuild and self._has(kind):
                         self._tables.pop(kind, None)
                         database.drop_table(kind)
             for kind in KINDS:
                 if self._table(kind) is None:
                     with self._changing():
-                        self._tables[kind] = self._connect().create_table(kind, schema=self._schema(), mode="overwrite")
+                        self._tables[kind] = self._create(kind)
             yield
 
     def put(self, kind: Kind, rows: Rows) -> None:
@@ -230,14 +229,26 @@ class PhotoIndex:
             if not is_url(self.place) and not Path(self.place).is_dir():
                 return None
             with self._reading():
-                database = self._connect()
-                if kind not in _tables(database):
+                if not self._has(kind):
                     return None
-                table = database.open_table(kind)
+                table = self._connect().open_table(kind)
                 facts = json.loads((table.schema.metadata or {}).get(_FACTS, b"{}"))
             self._check(facts)
             self._tables[kind] = table
         return self._tables[kind]
+
+    def _has(self, kind: Kind) -> bool:
+        """Whether a table has a version; a folder without one is what is left of a process that was making it."""
+        if is_url(self.place):
+            return kind in self._connect().list_tables().tables
+        return any(self._folder(kind).glob("_versions/*"))
+
+    def _create(self, kind: Kind) -> Any:
+        left = not is_url(self.place) and self._folder(kind).exists()
+        return self._connect().create_table(kind, schema=self._schema(), mode="overwrite" if left else "create")
+
+    def _folder(self, kind: Kind) -> Path:
+        return Path(self.place) / f"{kind}.lance"
 
     def _check(self, facts: dict[str, Any]) -> None:
         if facts.get("format") != FORMAT:
@@ -317,11 +328,6 @@ def _lancedb() -> Any:
 
 def _missing() -> MissingToolError:
     return MissingToolError("the photo index needs LanceDB; to install it type: pip install 'pixvoice[search]'")
-
-
-def _tables(database: Any) -> Sequence[str]:
-    tables: Sequence[str] = database.list_tables().tables
-    return tables
 
 
 def _conditions(keys: Iterable[str]) -> Iterator[str]:

@@ -68,7 +68,7 @@ def embed_files(model: SearchModel, batch: Batch) -> Batch:
             usable = [row for row, (_, _, error) in zip(rows, opened, strict=True) if not error]
             hashes[rows.start : rows.stop] = [sha256 for _, sha256, _ in opened]
             errors[rows.start : rows.stop] = [error for _, _, error in opened]
-            contents = [content for content, _, error in opened if not error]
+            contents: list[Any] = [content for content, _, error in opened if not error]
             if contents and kinds[0] == "photos":
                 vectors[usable] = model.embed_photos(contents)
             elif contents:

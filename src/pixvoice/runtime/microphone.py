@@ -65,7 +65,7 @@ def _run(command: list[str], n_samples: int) -> Audio:
         said = errors.read().decode(errors="replace")
     if len(samples) < 2 * n_samples:
         raise _no_microphone(said)
-    return np.frombuffer(samples, "<i2").astype(np.float32) / 32768
+    return np.asarray(np.frombuffer(samples, "<i2") / 32768, np.float32)
 
 
 def _no_microphone(said: str) -> MissingToolError:
