@@ -221,12 +221,23 @@ def test_several_noises_and_speakers_are_rows_of_one_table(manifest: Path) -> No
     assert "by level, anna, clean" in table and "by level, bert, -10 dB" in table
 
 
+def test_a_long_name_is_folded_and_no_number_is_cut(
+    manifest: Path, model: LevelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(LevelModel, "name", "a model " * 20)
+    lines = search(manifest, "--noise-db", "45").stdout.splitlines()
+    assert any(line.split()[-9:-1] == ["100.0", "100.0", "100.0", "1.0"] * 2 for line in lines)
+    assert not any("…" in line for line in lines)
+
+
 def test_published_rows_stand_beside_ours_and_say_what_speech_they_are_of(manifest: Path) -> None:
     result = search(manifest, "--limit", 3)
     for heading, rows in SEARCH.items():
         assert "human speech" in heading and heading in result.stdout
         assert all(row.name in result.stdout for row in rows)
-    assert "39.1" in result.stdout and "3 photos, 6 recordings a row, 0 failed" in result.stdout
+    words = " ".join(result.stdout.split())
+    assert "39.1" in words and "3 photos, 6 recordings a row, 0 failed" in words and "…" not in words
     assert "arXiv 2210.00705" in result.stderr
 
 

@@ -100,7 +100,7 @@ SEARCH_SOURCE = (
 )
 
 SEARCH = {
-    "published, human speech, Flickr8k (1,000 test photos)": (
+    "published, human speech, Flickr8k": (
         PublishedRecall("FaST-VGS, coarse", (26.6, 56.4, 68.8), (36.2, 66.1, 76.5)),
         PublishedRecall("FaST-VGS, coarse to fine", (29.3, 58.6, 71.0), (37.9, 68.5, 79.9)),
         PublishedRecall("MILAN", (33.2, 62.7, 73.9), (49.6, 79.2, 87.5)),
@@ -109,7 +109,7 @@ SEARCH = {
         PublishedRecall("SpeechCLIP parallel, large", (39.1, 72.0, 83.0), (54.5, 84.5, 93.2)),
         PublishedRecall("SpeechCLIP cascaded, large", (14.7, 41.2, 55.1), (21.8, 52.0, 67.7)),
     ),
-    "published, human speech, SpokenCOCO (5,000 test photos)": (
+    "published, human speech, SpokenCOCO": (
         PublishedRecall("ResDAVEnet", (17.3, 41.9, 55.0), (22.0, 50.6, 65.2)),
         PublishedRecall("FaST-VGS, coarse", (31.8, 62.5, 75.0), (42.5, 73.7, 84.9)),
         PublishedRecall("FaST-VGS, coarse to fine", (35.9, 66.3, 77.9), (48.8, 78.2, 87.0)),
@@ -117,4 +117,4 @@ SEARCH = {
         PublishedRecall("SpeechCLIP cascaded, large", (6.4, 20.7, 31.0), (9.6, 27.7, 39.7)),
     ),
 }
-"""Each heading with its rows.  Photos per search differ between the two, so that they don't compare."""
+"""Each heading with its rows.  Flickr8k has 1,000 test photos, SpokenCOCO 5,000, so that the two don't compare."""

@@ -54,8 +54,8 @@ def published_sources() -> str:
 
 def search_table(results: Sequence[SearchResult]) -> Table:
     """A row a setting, at least one, under the published ones; what isn't known is a dash."""
-    heads = [f"{way} {head}" for way in ("S>I", "I>S") for head in ("R@1", "R@5", "R@10", "med")]
-    table = _table("speech to image (S>I), image to speech (I>S)", *heads, "WER %")
+    heads = [head for way in ("S>I", "I>S") for head in (f"{way} R@1", "R@5", "R@10", "med")]
+    table = _table("system", *heads, "WER %")
     for heading, rows in SEARCH.items():
         table.add_row(f"[italic]{heading}")
         for row in rows:
@@ -71,8 +71,8 @@ def search_table(results: Sequence[SearchResult]) -> Table:
         table.add_row(escape(_setting(result)), *scores, _number(result.wer, 1))
     first, failed = results[0], max(result.n_failed for result in results)
     table.caption = (
-        f"{first.n_photos} photos, {first.n_queries} recordings a row, {failed} failed, 'med' is the median rank."
-        " Published rows are of the official test splits and of people's voices."
+        f"S>I: speech to image, I>S: image to speech, med: median rank. {first.n_photos} photos, {first.n_queries}"
+        f" recordings a row, {failed} failed. Published rows are of the official test splits (1,000 and 5,000 photos)."
     )
     return table
 
@@ -95,9 +95,9 @@ def codec_table(result: CodecResult) -> Table:
 
 def _table(first: str, *heads: str) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(first, no_wrap=True)
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column(first, overflow="fold")
+    for head in heads:  # a long name is folded before a number is cut
+        table.add_column(head, justify="right", no_wrap=True, min_width=len(head))
     return table
 
 
