@@ -17,6 +17,7 @@ from pixvoice.evaluation.queries import Query, Setting, hear
 from pixvoice.evaluation.retrieval import RecallScores, photo_to_speech_ranks, speech_to_photo_ranks
 from pixvoice.evaluation.wer import normalize_words, word_error_rate
 from pixvoice.images import read_image
+from pixvoice.runtime.indexing import PHOTO_SIDE
 
 T = TypeVar("T")
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -119,7 +120,7 @@ class SearchEvaluation:
         return found
 
     def _photos(self, batch: list[tuple[int, Path]]) -> dict[int, Floats]:
-        read = {number: self._usable(partial(read_image, path)) for number, path in batch}
+        read = {number: self._usable(partial(read_image, path, at_least=PHOTO_SIDE)) for number, path in batch}
         there = {number: image for number, image in read.items() if image is not None}
         return dict(zip(there, self.model.embed_photos(list(there.values())), strict=True)) if there else {}
 
