@@ -203,6 +203,7 @@ def test_a_large_index_is_approximate_and_takes_more(tmp_path: Path) -> None:
     hits = index.nearest("photos", query, 10)
     best = np.argsort(-(vectors @ query))[:9]
     assert len({hit.path.name for hit in hits} & {f"{row}.jpg" for row in best}) >= 8
+    assert len(index.nearest("photos", query, 1000)) == 1000
     assert hits[0].score == pytest.approx(float(near[0] @ query), abs=1e-5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,9 +38,8 @@ def embed_on_ray(
     started = not ray.is_initialized()
     if started:
         try:
-            ray.init(
-                address=address, num_cpus=None if address else workers, log_to_driver=False, logging_level=logging.ERROR
-            )
+            alone = {} if address else {"num_cpus": workers, "include_dashboard": False}
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise OutputError(f"--ray {address or 'local'}: no cluster answers ({_one_line(error)})") from None
     try:
@@ -82,4 +82,6 @@ def _worker(load: Callable[[], SearchModel]) -> type[Any]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[-160:] or type(error).__name__
+    """The first error in the story that Ray tells of all that followed from it."""
+    first = re.search(r"^\s*[\w.]*(?:Error|Exception): (.+)$", str(error), re.MULTILINE)
+    return " ".join((first[1] if first else str(error)).split())[:160] or type(error).__name__

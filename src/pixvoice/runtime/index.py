@@ -26,8 +26,8 @@ KINDS: tuple[Kind, ...] = ("photos", "recordings")
 FOLDER_NAME = ".pixvoice-index"
 FORMAT = 1
 ANN_ROWS = 50_000  # rows; with fewer, exact search takes milliseconds
-PARTITION_ROWS = 65_536  # rows of one graph of the approximate index, about
-PROBES, EF, REFINE = 6, 96, 4  # partitions searched, candidates of each, exact distances for each result wanted
+PARTITION_ROWS = 1_000_000  # rows of one graph of the approximate index, at most about twice as many
+PROBES, EF, REFINE = 8, 300, 2  # partitions searched, candidates of each, exact distances for each result wanted
 KEEP_VERSIONS = timedelta(minutes=10)  # for searches that are under way
 _FACTS = b"pixvoice"  # key of the schema's metadata
 _NAMES_AT_ONCE = 500  # in one condition
@@ -114,7 +114,7 @@ class PhotoIndex:
             return []
         with self._reading():
             search = table.search(vector, vector_column_name="vector").distance_type("dot").limit(top)
-            search = search.nprobes(PROBES).ef(max(EF, 2 * top)).refine_factor(REFINE)
+            search = search.nprobes(PROBES).ef(max(EF, REFINE * top)).refine_factor(REFINE)
             found = search.select(["path", "text", "_distance"]).to_list()
         return [Hit(self._path(row["path"]), 1.0 - float(row["_distance"]), row["text"]) for row in found]
 
