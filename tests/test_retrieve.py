@@ -20,6 +20,7 @@ from torch import nn  # noqa: E402
 import tiny  # noqa: E402
 from pixvoice.audio import write_wav  # noqa: E402
 from pixvoice.errors import InputError, OptionError  # noqa: E402
+from pixvoice.manifest import Sample  # noqa: E402
 from pixvoice.retrieve.losses import Contrast, LossOptions, info_nce  # noqa: E402
 from pixvoice.retrieve.model import (  # noqa: E402
     AcousticChannel,
@@ -39,7 +40,7 @@ from pixvoice.retrieve.small_parts import (  # noqa: E402
     small_dual_channel,
 )
 from pixvoice.training.options import TrainOptions  # noqa: E402
-from pixvoice.training.retriever import RetrieverRecipe, load_retriever, recalls, run  # noqa: E402
+from pixvoice.training.retriever import RetrieverRecipe, load_retriever, pairs, recalls, run  # noqa: E402
 from pixvoice.training.speech_features import SpeechFeatures, vary  # noqa: E402
 from pixvoice.words import ngrams, table  # noqa: E402
 
@@ -337,3 +338,12 @@ def test_recordings_without_text_can_not_be_trained_on_true_texts(data: Path, tm
     (data / "mute.jsonl").write_text(json.dumps({"image": "0.png", "text": "a dog", "split": "train"}) + "\n")
     with pytest.raises(InputError, match="no sample has a recording"):
         run(replace(recipe, manifests=(data / "mute.jsonl",)), tmp_path / "run")
+
+
+def test_one_photo_under_two_names_is_one_photo(tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(tmp_path)
+    named = [tmp_path / "b.jpg", tmp_path / "linked" / "b.jpg", tmp_path / "x" / ".." / "a.jpg"]
+    (tmp_path / "x").mkdir()
+    samples = [Sample(image, audio=tmp_path / f"{n}.wav") for n, image in enumerate(named)]
+    _, photos, photo = pairs(samples)
+    assert [path.name for path in photos] == ["a.jpg", "b.jpg"] and photo.tolist() == [1, 1, 0]

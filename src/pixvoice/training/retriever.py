@@ -72,14 +72,17 @@ class RetrieverRecipe:
 def pairs(samples: Sequence[Sample]) -> tuple[list[Sample], list[Path], npt.NDArray[np.int64]]:
     """The N samples that have a recording, their photos, and which photo each is about (N,).
 
+    Two manifests may name one photo by different paths: it is one photo.
+
     Raises InputError if no sample has a recording.
     """
     spoken = [s for s in samples if s.audio is not None]
     if not spoken:
         raise InputError("no sample has a recording: make some with `pixvoice synthesize`, and name its manifest")
-    photos = sorted({s.image for s in spoken})
+    images = [s.image.resolve() for s in spoken]
+    photos = sorted(set(images))
     number = {photo: i for i, photo in enumerate(photos)}
-    return spoken, photos, np.array([number[s.image] for s in spoken])
+    return spoken, photos, np.array([number[image] for image in images])
 
 
 class SpokenPhotos:
