@@ -55,10 +55,12 @@ def transformers_side(query: Path, photos: int, folder: Path) -> Callable[[], li
         WhisperConfig,
         WhisperFeatureExtractor,
         WhisperForConditionalGeneration,
+        logging,
     )
 
     from pixvoice.audio import read_audio
 
+    logging.set_verbosity_error()
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     layers = {"encoder_layers": 6, "decoder_layers": 6, "encoder_attention_heads": 8, "decoder_attention_heads": 8}
