@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL.Image import Image
@@ -79,8 +79,9 @@ class Searcher:
             raise OptionError(f"kind {kind!r}: use one of {', '.join(KINDS)}")
         if not isinstance(query, Query):
             query = self.hear(query)
-        self._check(kind)
         hits = self.store.nearest(kind, query.vector, top + (query.path is not None))
+        if not hits:
+            self._say_why(kind)
         found = [Match(hit.path, hit.score, kind, hit.text, not hit.path.is_file()) for hit in hits]
         return [match for match in found if match.path != query.path][:top]
 
@@ -124,13 +125,12 @@ class Searcher:
         embed = embed or embed_here(self.model)
         return update(self.store, self.folder if folder is None else folder, embed, kinds, rebuild, listener)
 
-    def _check(self, kind: Kind) -> None:
+    def _say_why(self, kind: Kind) -> NoReturn:
         if not self.store.exists():
             target = "FOLDER -o " + self.store.place if is_url(self.store.place) else str(self.folder)
             raise InputError(f"{self.folder}: there is no index here; make one with: pixvoice index {target}")
-        if not self.store.count(kind):
-            more = " --recordings" if kind == "recordings" else ""
-            raise InputError(f"{self.store.place}: no {kind} in this index; type: pixvoice index FOLDER{more}")
+        more = " --recordings" if kind == "recordings" else ""
+        raise InputError(f"{self.store.place}: no {kind} in this index; type: pixvoice index FOLDER{more}")
 
 
 def load_searcher(
