@@ -40,7 +40,8 @@ class RecognizerRecipe:
 def play_at(audio: Audio, speed: float) -> Audio:
     """Audio (L,) played at ``speed`` times its own, pitch and all -> (L / speed,)."""
     places = np.arange(0, len(audio) - 1, speed)
-    return np.interp(places, np.arange(len(audio)), audio).astype(np.float32)
+    played: Audio = np.interp(places, np.arange(len(audio)), audio).astype(np.float32)
+    return played
 
 
 def disturb(audio: Audio, rng: np.random.Generator, speed_change: float = 0.0) -> Audio:
