@@ -56,9 +56,7 @@ def read_ravdess(folder: str | Path, on_unknown: Callable[[str], None] = lambda 
         elif values[:2] == (3, 1):
             clips.setdefault(path.stem, _clip(path, values))
     if not clips:
-        raise InputError(
-            f"{root}: no recording of RAVDESS in it; looked for names such as 03-01-06-01-02-01-12.wav"
-        )
+        raise InputError(f"{root}: no recording of RAVDESS in it; looked for names such as 03-01-06-01-02-01-12.wav")
     return [clips[name] for name in sorted(clips, key=lambda name: (clips[name].actor, name))]
 
 
