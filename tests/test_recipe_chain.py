@@ -28,6 +28,17 @@ SMALL = {
     "codec": ("crop_frames=2", *(f"model.{size}" for size in CODEC)),
     "student": ("model.image_size=64", "model.widths=[8,8,8,8]", "model.blocks=[1,1,1,1]", "model.embed_dim=12"),
     "recognizer": ("model.n_mels=16", "model.width=8", "model.blocks=1"),
+    "brewclip": (
+        "model.embed_dim=16",
+        "model.heads=2",
+        "model.feed_forward=16",
+        "model.stack=1",
+        "parts.buckets=64",
+        "parts.word_width=8",
+        "parts.text_width=8",
+        "parts.image_width=16",
+        "evaluate_every=2",
+    ),
     "pixvox": (*(f"model.{size}" for size in DESCRIBER), "teacher_steps=2"),
 }
 ENGINE = """
@@ -79,14 +90,18 @@ def made_small(words: list[str], engine: str) -> list[str]:
 def test_every_command_of_the_recipes_runs(here: Path, java: None, capsys: pytest.CaptureFixture[str]) -> None:
     script = shlex.quote(str(here / "engine.py"))
     engine = f"{shlex.quote(sys.executable)} -S {script} {{text}} {{voice}} {{out}}"
+    scores = {}
     for words in commands():
         small = made_small(words, engine)
-        if small[:2] == ["evaluate", "describe"]:
+        if small[0] == "evaluate":
             small += ["--engine", engine, "--voice", "rms", "--json"]
         capsys.readouterr()
         assert cli.run(small) == 0, (small, capsys.readouterr().err)
-    scores = json.loads(capsys.readouterr().out)
-    assert scores["n_photos"] == 2 and 0 <= scores["bleu_4"] <= 100 and scores["ceiling"] is not None
+        if small[0] == "evaluate":
+            scores[small[1]] = json.loads(capsys.readouterr().out)
+    described, found = scores["describe"], scores["search"]
+    assert described["n_photos"] == 2 and 0 <= described["bleu_4"] <= 100 and described["ceiling"] is not None
+    assert found["n_photos"] == 2 and found["n_queries"] == 10 and found["speech_to_image"]["r_at_5"] == 100
     trained = {path.parent.name for path in here.glob("runs/*/model.safetensors")}
     assert trained >= {"codec", "student", "recognizer", "pixvox-delay", "pixvox-parallel"}
     assert (here / "bundle" / "bundle.json").is_file()
