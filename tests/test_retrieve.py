@@ -226,6 +226,16 @@ def test_the_frozen_parts_stay_as_they_are_in_training() -> None:
     assert thawed.recognizer.training
 
 
+def test_normalised_photos_forget_the_scale_of_their_features() -> None:
+    torch.manual_seed(0)
+    parts = replace(PARTS, image_norm=True)
+    model = small_dual_channel(SmallConfig(replace(SIZES, prompts=0), parts, tiny.RECOGNIZER, tiny.STUDENT)).train()
+    features = torch.randn(6, 4, 16)
+    with torch.no_grad():
+        seen, larger = model.see(features), model.see(30 * features)
+    assert (seen - larger).abs().max() < 1e-2 < (seen[0] - seen[1]).abs().max()
+
+
 def test_words_are_bags_of_letters() -> None:
     assert ngrams("dog", 1 << 30) == tuple(sorted(ngrams("dog", 1 << 30)))
     assert len(ngrams("dog", 1 << 30)) == 6  # <do dog og> <dog dog> <dog>

@@ -42,7 +42,8 @@ SECOND = 16_000
 def save(folder: Path, sizes: RetrieverConfig) -> Path:
     """A retriever around the tiny recognizer and student, as training leaves it."""
     models = tiny.models()
-    config = SmallConfig(sizes, PARTS, tiny.RECOGNIZER, tiny.STUDENT)
+    parts = replace(PARTS, image_norm=sizes.variant == "pipeline")
+    config = SmallConfig(sizes, parts, tiny.RECOGNIZER, tiny.STUDENT)
     model = small_dual_channel(config)
     torch.manual_seed(1)
     for parameter in model.parameters():

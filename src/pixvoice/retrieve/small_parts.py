@@ -36,6 +36,7 @@ class PartsConfig:
     text_width: int = 256  # of each direction
     image_width: int = 512
     dropout: float = 0.2
+    image_norm: bool = False  # batch normalisation of what the two layers of the photo take; learns faster
 
 
 class SmallTextPart(TextPart):
@@ -115,6 +116,8 @@ class SmallImagePart(ImagePart):
         super().__init__()
         self.student = _freeze(student)
         self.embed_dim, self.prompt_dim = embed_dim, student.dims.embed_dim
+        norm = nn.BatchNorm1d if config.image_norm else nn.Identity
+        self.pooled_norm, self.looked_norm = norm(2 * self.prompt_dim), norm(self.prompt_dim)
         self.pooled = nn.Linear(2 * self.prompt_dim, config.image_width)
         self.looked = nn.Linear(self.prompt_dim, config.image_width)
         self.dropout = nn.Dropout(config.dropout)
@@ -134,10 +137,11 @@ class SmallImagePart(ImagePart):
         A prompt looks at the patches that it resembles; of all prompts the largest values are kept.
         """
         pooled = torch.cat([pixels.mean(1), pixels.amax(1)], dim=-1)
-        hidden = self.pooled(self.dropout(pooled))
+        hidden = self.pooled(self.dropout(self.pooled_norm(pooled)))
         if prompts is not None:
             scores = (pixels @ prompts.T).transpose(1, 2) / math.sqrt(self.prompt_dim)
-            hidden = hidden + self.looked(scores.softmax(-1) @ pixels).amax(1)
+            looked = self.looked_norm((scores.softmax(-1) @ pixels).transpose(1, 2)).transpose(1, 2)
+            hidden = hidden + self.looked(looked).amax(1)
         vectors: Tensor = self.out(self.dropout(F.gelu(hidden)))
         return vectors
 
