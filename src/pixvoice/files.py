@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +31,17 @@ def read_bytes(source: str | Path | bytes | BinaryIO, what: str, max_bytes: int)
     if len(data) > max_bytes:
         raise InputError(f"{name}: larger than {max_bytes // 1_000_000} MB; give a smaller {what}")
     return name, data
+
+
+def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Files in ``folder`` and below with one of ``suffixes`` (lower case), sorted; nothing in hidden places."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
 
 
 def write_bytes_atomically(path: str | Path, data: bytes) -> None:

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pixvoice.contracts import Floats
 from pixvoice.errors import InputError, MissingToolError
-from pixvoice.files import read_bytes
+from pixvoice.files import files_below, read_bytes
 
 PhotoSource = str | Path | bytes | BinaryIO | Image.Image
 
@@ -34,7 +34,7 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        found.extend((_photos_in(path) or [path]) if path.is_dir() else [path])
+        found.extend((files_below(path, PHOTO_SUFFIXES) or [path]) if path.is_dir() else [path])
     return list(dict.fromkeys(found))
 
 
@@ -59,16 +59,6 @@ def to_pixels(image: Image.Image, size: int) -> Floats:
     """Image -> pixels (3, size, size), RGB in [0, 1]; the aspect ratio isn't kept."""
     squashed = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return np.ascontiguousarray(np.asarray(squashed, dtype=np.float32).transpose(2, 0, 1) / np.float32(255))
-
-
-def _photos_in(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in PHOTO_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
 
 
 def _open(data: bytes, name: str) -> Image.Image:

@@ -17,7 +17,7 @@ from PIL import Image
 from pixvoice.audio import MAX_AUDIO_BYTES, read_audio
 from pixvoice.contracts import Audio, SearchModel
 from pixvoice.errors import InputError, MissingToolError
-from pixvoice.files import read_bytes
+from pixvoice.files import files_below, read_bytes
 from pixvoice.images import MAX_PHOTO_BYTES, find_photos, read_image
 from pixvoice.runtime.index import Entry, Kind, PhotoIndex, Rows
 
@@ -134,7 +134,7 @@ class _File:
 def _files(folder: Path, kind: Kind) -> list[_File]:
     """What lies in a folder now, by name; what goes away meanwhile doesn't count."""
     files = []
-    for path in find_photos([folder]) if kind == "photos" else _recordings(folder):
+    for path in find_photos([folder]) if kind == "photos" else files_below(folder, RECORDING_SUFFIXES):
         try:
             status = path.stat()
         except OSError:
@@ -142,16 +142,6 @@ def _files(folder: Path, kind: Kind) -> list[_File]:
         if path != folder:  # how ``find_photos`` says that there is no photo
             files.append(_File(path, kind, status.st_size, status.st_mtime_ns))
     return files
-
-
-def _recordings(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in RECORDING_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
 
 
 def _sort_out(
