@@ -11,7 +11,17 @@ pytest.importorskip("transformers", reason="training needs transformers (the tra
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from pixvoice.speech.ctc import BLANK, LETTERS, CTCConfig, CTCRecognizer, greedy, mask_bands, to_letters  # noqa: E402
+from pixvoice.speech.ctc import (  # noqa: E402
+    BLANK,
+    LETTERS,
+    CTCConfig,
+    CTCRecognizer,
+    greedy,
+    mask_bands,
+    recolour,
+    to_letters,
+    warp_bands,
+)
 from pixvoice.training.recognizer import collate, disturb  # noqa: E402
 
 TINY = CTCConfig(n_mels=40, width=24, blocks=1, dropout=0.0)
@@ -105,10 +115,28 @@ def test_a_tiny_recognizer_learns_two_words() -> None:
     low, high = (np.concatenate([quiet, tone(hz, 0.4), quiet]) for hz in (250.0, 2500.0))
     batch = collate([(low, to_letters("on")), (high, to_letters("me"))])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(300):
+    for _ in range(500):  # throats and rooms change all the time
         loss = model(**batch)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.inference_mode():
         assert greedy(model.eval().logits(batch["audio"])) == ["on", "me"]
+
+
+def test_another_throat_moves_bands_and_leaves_time() -> None:
+    torch.manual_seed(0)
+    mel = torch.zeros(8, 64, 5)
+    mel[:, 40] = 1.0  # one band is heard, always
+    warped = warp_bands(mel)
+    assert warped.shape == mel.shape and torch.equal(warped[:, :, 0], warped[:, :, 4])
+    moved = warped[:, :, 0].argmax(1)
+    assert len(set(moved.tolist())) > 2 and (moved - 40).abs().max() <= 5
+    assert torch.allclose(warp_bands(torch.ones(2, 64, 5)), torch.ones(2, 64, 5))
+
+
+def test_another_room_changes_the_colour_of_a_whole_recording() -> None:
+    torch.manual_seed(0)
+    added = recolour(torch.zeros(8, 64, 5))
+    assert torch.equal(added[:, :, 0], added[:, :, 4]) and not torch.equal(added[0], added[1])
+    assert added.mean(1).abs().max() < 1e-5 and 0.05 < added.std() < 0.5

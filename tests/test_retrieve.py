@@ -20,7 +20,7 @@ from torch import nn  # noqa: E402
 import tiny  # noqa: E402
 from pixvoice.audio import write_wav  # noqa: E402
 from pixvoice.errors import InputError, OptionError  # noqa: E402
-from pixvoice.manifest import Sample  # noqa: E402
+from pixvoice.manifest import Sample, read_manifest  # noqa: E402
 from pixvoice.retrieve.losses import Contrast, LossOptions, info_nce  # noqa: E402
 from pixvoice.retrieve.model import (  # noqa: E402
     AcousticChannel,
@@ -40,7 +40,14 @@ from pixvoice.retrieve.small_parts import (  # noqa: E402
     small_dual_channel,
 )
 from pixvoice.training.options import TrainOptions  # noqa: E402
-from pixvoice.training.retriever import RetrieverRecipe, load_retriever, pairs, recalls, run  # noqa: E402
+from pixvoice.training.retriever import (  # noqa: E402
+    RetrieverRecipe,
+    SpokenPhotos,
+    load_retriever,
+    pairs,
+    recalls,
+    run,
+)
 from pixvoice.training.speech_features import SpeechFeatures, vary  # noqa: E402
 from pixvoice.words import ngrams, table  # noqa: E402
 
@@ -309,7 +316,9 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(data: Path, tmp_
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
 
 
-@pytest.mark.parametrize(("variant", "transcripts"), [("pipeline", "truth"), ("e2e", "recognizer"), ("full", "truth")])
+@pytest.mark.parametrize(
+    ("variant", "transcripts"), [("pipeline", "truth"), ("e2e", "recognizer"), ("full", "truth"), ("full", "both")]
+)
 def test_every_variant_trains_on_either_transcript(data: Path, tmp_path: Path, variant: str, transcripts: str) -> None:
     recipe = recipe_for(data, model=replace(SIZES, variant=variant), transcripts=transcripts)
     curve = run(replace(recipe, train=replace(recipe.train, steps=4)), tmp_path / "run")
@@ -337,6 +346,16 @@ def test_varied_speech_is_still_there(tone: np.ndarray) -> None:
     assert {x.dtype for x in found} == {np.dtype(np.float32)} and all(np.isfinite(x).all() for x in found)
     assert all(len(tone) / 1.15 < len(x) < len(tone) / 0.87 + 9600 for x in found)
     assert 0 < sum((x == 0).any() for x in found) < 50  # padding is silent in some, noise in others
+
+
+def test_words_are_those_heard_or_those_written(data: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(data, transcripts="both")
+    samples = read_manifest(data / "manifest.jsonl")
+    photos = SpokenPhotos(samples, recipe, tmp_path, 0, 1)
+    rows, passes = np.arange(2), np.zeros(2, np.int64)
+    heard = photos.texts[0][:2]
+    assert photos.words(rows, passes, None) == heard
+    assert photos.words(rows, passes, np.array([True, False])) == [samples[0].text, heard[1]]
 
 
 def test_recordings_without_text_can_not_be_trained_on_true_texts(data: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ class CTCRecognizer(nn.Module):
         """Audio (B, L) -> hidden frames (B, T, D), 25 a second."""
         mel = (self.mel(audio) + 4.0) / 4.0
         if self.training:
-            mel = mask_bands(mel)
+            mel = mask_bands(recolour(warp_bands(mel)))
         frames = F.gelu(self.down(F.gelu(self.stem(mel)))).transpose(1, 2)
         for block in self.blocks:
             frames = block(self.dropout(frames))
@@ -75,6 +75,32 @@ class CTCRecognizer(nn.Module):
         frames = torch.clamp(lengths // (4 * self.dims.hop_length), max=log_probs.shape[0])
         loss = F.ctc_loss(log_probs, letters, frames, letter_counts, blank=BLANK, zero_infinity=True)
         return {"loss": loss}
+
+
+WARP = 0.1  # a throat is up to so much longer or shorter
+COLOURS, COLOUR = 4, 0.12  # cosines over the mel channels, and their standard deviation
+
+
+def warp_bands(mel: Tensor) -> Tensor:
+    """Each row of (B, n_mels, T) as a longer or a shorter throat would say it: mel channels moved, time as it was.
+
+    Source: Jaitly and Hinton 2013, "Vocal tract length perturbation improves speech recognition".
+    """
+    rows, bands, _ = mel.shape
+    factors = 1.0 + WARP * (2.0 * torch.rand(rows, 1, device=mel.device) - 1.0)
+    places = (torch.arange(bands, device=mel.device) * factors).clamp(max=bands - 1)
+    below = places.floor().long().clamp(max=bands - 2)
+    share = (places - below)[:, :, None]
+    low, high = (mel.gather(1, (below + n)[:, :, None].expand_as(mel)) for n in (0, 1))
+    return low * (1.0 - share) + high * share
+
+
+def recolour(mel: Tensor) -> Tensor:
+    """Add a smooth curve over the mel channels to each row of (B, n_mels, T), as rooms and microphones do."""
+    rows, bands, _ = mel.shape
+    waves = torch.arange(1, COLOURS + 1, device=mel.device)[:, None]
+    cosines = torch.cos(torch.pi * waves * (torch.arange(bands, device=mel.device) + 0.5) / bands)
+    return mel + (COLOUR * torch.randn(rows, COLOURS, device=mel.device) @ cosines)[:, :, None]
 
 
 def mask_bands(mel: Tensor) -> Tensor:

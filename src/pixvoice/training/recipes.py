@@ -263,7 +263,7 @@ ZERO_ALLOWED = {
     "seed", "warmup_steps", "weight_decay", "clip_norm", "crops", "teacher_steps", "speed_change", "passes", "prompts",
     "inner", "each",
 }  # fmt: skip
-ONE_OF = {"pattern": tuple(PATTERNS), "variant": VARIANTS, "transcripts": ("recognizer", "truth")}
+ONE_OF = {"pattern": tuple(PATTERNS), "variant": VARIANTS, "transcripts": ("recognizer", "truth", "both")}
 
 
 def _out_of_range(name: str, value: Any) -> str | None:

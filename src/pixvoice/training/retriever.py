@@ -32,7 +32,6 @@ from pixvoice.training.speech_features import SpeechFeatures
 from pixvoice.training.trainer import load_model, save_model, train
 from pixvoice.vision.student import ImageStudent, StudentConfig
 
-TRANSCRIPTS = ("recognizer", "truth")
 ROWS = 250  # recordings or photos embedded at once for the dev split
 BEST = "best.safetensors"
 
@@ -45,8 +44,9 @@ class RetrieverRecipe:
     Whisper as ``speech`` writes the transcripts too.
 
     Every ``evaluate_every`` steps recall is measured on the ``dev_split`` of the ``dev`` manifests, and the weights
-    with the best are kept.  ``transcripts``: ``recognizer``, or ``truth`` for the manifests' texts.  Recordings are
-    heard ``passes`` times, disturbed differently each time; 0 is once, undisturbed.
+    with the best are kept.  ``transcripts``: ``recognizer``, or ``truth`` for the manifests' texts, or ``both``, where
+    training takes the one as often as the other and dev what was heard.  Recordings are heard ``passes`` times,
+    disturbed differently each time; 0 is once, undisturbed.
     """
 
     manifests: tuple[Path, ...]
@@ -97,26 +97,44 @@ class SpokenPhotos:
         self.views = 2 + crops
         self.images = photo_features(photos, recipe.student, crops, cache)
         self.speech: SpeechFeatures | None = None
-        if recipe.model.hears or recipe.transcripts == "recognizer":
+        if recipe.model.hears or recipe.transcripts != "truth":
             recordings = [s.audio for s in spoken if s.audio is not None]
             self.speech = SpeechFeatures(recordings, recipe.recognizer, passes, cache)
         self.passes = self.speech.passes if self.speech else 1
-        if self.speech and recipe.transcripts == "recognizer":
-            self.texts = self.speech.texts
-        elif any(s.text is None for s in spoken):
+        self._take_texts(spoken, recipe.transcripts, self.speech.texts if self.speech else [])
+
+    def _take_texts(self, spoken: Sequence[Sample], transcripts: str, heard: list[list[str]]) -> None:
+        """What was ``heard`` in each pass, the manifests' texts, or both."""
+        if transcripts != "recognizer" and any(s.text is None for s in spoken):
             raise InputError("a sample has no text: give manifests with texts, or set transcripts to recognizer")
-        else:
-            self.texts = [[s.text or "" for s in spoken]] * self.passes
+        truth = [s.text or "" for s in spoken]
+        self.texts = [truth] * self.passes if transcripts == "truth" else heard
+        self.truth = truth if transcripts == "both" else None
 
     def pixels(self, photos: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Tensor:
         """The image student's features (B, P, D) of one view of each of B photos."""
         return torch.from_numpy(self.images[photos * self.views + views].astype(np.float32))
 
-    def inputs(self, rows: npt.NDArray[np.int64], passes: npt.NDArray[np.int64], model: DualChannel) -> dict[str, Any]:
-        """What ``model`` takes of recordings ``rows`` (B,), each heard in its own pass."""
+    def words(
+        self, rows: npt.NDArray[np.int64], passes: npt.NDArray[np.int64], as_written: npt.NDArray[np.bool_] | None
+    ) -> list[str]:
+        """The texts of recordings ``rows`` (B,), each heard in its own pass, or the manifest's where ``as_written``."""
+        texts = [self.texts[n][row] for row, n in zip(rows, passes, strict=True)]
+        if self.truth is None or as_written is None:
+            return texts
+        return [self.truth[row] if true else text for row, text, true in zip(rows, texts, as_written, strict=True)]
+
+    def inputs(
+        self,
+        rows: npt.NDArray[np.int64],
+        passes: npt.NDArray[np.int64],
+        model: DualChannel,
+        as_written: npt.NDArray[np.bool_] | None = None,
+    ) -> dict[str, Any]:
+        """What ``model`` takes of recordings ``rows`` (B,); see ``words``."""
         found: dict[str, Any] = {}
         if model.text is not None:
-            found["tokens"] = model.text.tokenize([self.texts[n][row] for row, n in zip(rows, passes, strict=True)])
+            found["tokens"] = model.text.tokenize(self.words(rows, passes, as_written))
         if model.dims.hears and self.speech is not None:
             frames, mask = self.speech.frames(rows.tolist(), passes.tolist())
             found |= {"frames": torch.from_numpy(frames), "mask": torch.from_numpy(mask)}
@@ -142,7 +160,8 @@ class SpokenBatches(Dataset[Any]):
         passes = rng.integers(self.data.passes, size=len(rows))
         photos = self.data.photo[rows]
         pixels = self.data.pixels(photos, rng.integers(self.data.views, size=len(rows)))
-        return {"pixels": pixels, "photo": torch.from_numpy(photos), **self.data.inputs(rows, passes, self.model)}
+        inputs = self.data.inputs(rows, passes, self.model, rng.random(len(rows)) < 0.5)
+        return {"pixels": pixels, "photo": torch.from_numpy(photos), **inputs}
 
 
 def recalls(speech: Floats, photos: Floats, photo: npt.NDArray[np.int64]) -> dict[str, float]:

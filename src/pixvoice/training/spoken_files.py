@@ -19,7 +19,6 @@ from torch import Tensor
 
 from pixvoice.audio import read_audio
 from pixvoice.contracts import Audio, Recognizer
-from pixvoice.errors import InputError
 from pixvoice.files import write_bytes_atomically
 from pixvoice.images import read_image
 from pixvoice.manifest import Sample
@@ -48,14 +47,9 @@ class SpokenFiles(SpokenPhotos):
         spoken, self.photos, self.photo = pairs(samples)
         self.recordings = [s.audio for s in spoken if s.audio is not None]
         self.views, self.passes, self.disturbed, self.image = 2 + crops, max(1, passes), passes > 0, model.image
-        if not model.dims.reads:
-            self.texts = []
-        elif recipe.transcripts == "truth":
-            if any(s.text is None for s in spoken):
-                raise InputError("a sample has no text: give manifests with texts, or set transcripts to recognizer")
-            self.texts = [[s.text or "" for s in spoken]] * self.passes
-        else:
-            self.texts = self._transcripts(str(recipe.speech), cache)
+        reads = model.dims.reads and recipe.transcripts != "truth"
+        heard = self._transcripts(str(recipe.speech), cache) if reads else []
+        self._take_texts(spoken, recipe.transcripts if model.dims.reads else "recognizer", heard)
 
     def pixels(self, photos: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Tensor:
         """What the image part takes of one view of each of B photos, (B, ...)."""
@@ -67,11 +61,17 @@ class SpokenFiles(SpokenPhotos):
         mirrored = torch.from_numpy(views % 2 == 1).to(pixels.device)[:, None, None, None]
         return torch.where(mirrored, pixels.flip(-1), pixels)
 
-    def inputs(self, rows: npt.NDArray[np.int64], passes: npt.NDArray[np.int64], model: DualChannel) -> dict[str, Any]:
-        """What ``model`` takes of recordings ``rows`` (B,), each heard in its own pass."""
+    def inputs(
+        self,
+        rows: npt.NDArray[np.int64],
+        passes: npt.NDArray[np.int64],
+        model: DualChannel,
+        as_written: npt.NDArray[np.bool_] | None = None,
+    ) -> dict[str, Any]:
+        """What ``model`` takes of recordings ``rows`` (B,); see ``words``."""
         found: dict[str, Any] = {}
         if model.text is not None:
-            found["tokens"] = model.text.tokenize([self.texts[n][row] for row, n in zip(rows, passes, strict=True)])
+            found["tokens"] = model.text.tokenize(self.words(rows, passes, as_written))
         if model.dims.hears and model.speech is not None:
             rate = model.speech.sample_rate
             clips = [torch.from_numpy(self._heard(row, n, rate)) for row, n in zip(rows, passes, strict=True)]
