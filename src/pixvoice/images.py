@@ -38,21 +38,21 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_image(source: PhotoSource, *, at_least: int | None = None) -> Image.Image:
+def read_image(source: PhotoSource, *, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read one photo: RGB, turned upright by its EXIF tag, first frame, transparency on white, 16 bits scaled to 8.
 
     ``source`` is a path, the bytes of a file, an open binary file, or an image already in memory.  With ``at_least``
     (pixels), a JPEG may be decoded at a half, a quarter or an eighth of its size as long as both of its sides stay
-    that long, which is several times faster for large photos.
+    that long, which is several times faster for large photos.  One of more than ``max_pixels`` isn't decoded.
 
     Raises:
         InputError: the file is missing, empty, too large, damaged, or no photo.
         MissingToolError: the photo is HEIC and ``pixvoice[heic]`` isn't installed.
     """
     if isinstance(source, Image.Image):
-        return _finish(source, "the image")
+        return _finish(source, "the image", max_pixels)
     name, data = read_bytes(source, "photo", MAX_PHOTO_BYTES)
-    return _finish(_open(data, name), name, at_least)
+    return _finish(_open(data, name), name, max_pixels, at_least)
 
 
 def to_pixels(image: Image.Image, size: int) -> Floats:
@@ -72,7 +72,7 @@ def _open(data: bytes, name: str) -> Image.Image:
         except UnidentifiedImageError:
             raise InputError(f"{name}: not a photo that can be read; give a JPEG, PNG, WebP, GIF or TIFF") from None
         except Image.DecompressionBombError:
-            raise _too_many_pixels(name) from None
+            raise _too_many_pixels(name, MAX_PIXELS) from None
         except Exception as error:  # a damaged header: Pillow's readers raise errors of many kinds
             raise _damaged(name, error) from None
 
@@ -93,10 +93,10 @@ def _open_heic(data: bytes, name: str) -> Image.Image:
     return image
 
 
-def _finish(image: Image.Image, name: str, at_least: int | None = None) -> Image.Image:
+def _finish(image: Image.Image, name: str, max_pixels: int, at_least: int | None = None) -> Image.Image:
     """Decode, and bring what was decoded to upright 8-bit RGB."""
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_many_pixels(name)
+    if image.width * image.height > max_pixels:
+        raise _too_many_pixels(name, max_pixels)
     if 0 in image.size:
         raise InputError(f"{name}: {image.width} x {image.height} pixels; a photo needs at least 1 x 1")
     with warnings.catch_warnings():
@@ -135,8 +135,8 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.rint(values * (255 / full_scale)), dtype=np.uint8)
 
 
-def _too_many_pixels(name: str) -> InputError:
-    return InputError(f"{name}: more than {MAX_PIXELS // 1_000_000} megapixels; save the photo smaller")
+def _too_many_pixels(name: str, limit: int) -> InputError:
+    return InputError(f"{name}: more than {limit // 1_000_000} megapixels; save the photo smaller")
 
 
 def _damaged(name: str, error: Exception) -> InputError:
