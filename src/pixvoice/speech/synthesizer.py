@@ -184,7 +184,7 @@ class Festival(Engine):
 
 
 class Espeak(Engine):
-    """eSpeak NG.  A voice may carry a variant, such as ``en-us+f3``."""
+    """eSpeak NG.  A voice may carry a variant, such as ``en-us+f3``; MBROLA's are called ``mb-us1`` and the like."""
 
     name, programs = "espeak-ng", ("espeak-ng",)
     install = "apt install espeak-ng (macOS: brew install espeak-ng)"
@@ -200,7 +200,8 @@ class Espeak(Engine):
         return ["espeak-ng", "-b", "1", "-v", voice, "-w", str(out), "-f", str(text_file)]
 
     def _list_voices(self) -> Sequence[str]:
-        return [line.split()[1] for line in self._ask("espeak-ng", "--voices").splitlines()[1:] if line.strip()]
+        names = [line.split()[1] for line in self._ask("espeak-ng", "--voices").splitlines()[1:] if line.strip()]
+        return names + re.findall(r"\smb/(mb-\S+)", self._ask("espeak-ng", "--voices=mb"))
 
     @cached_property
     def _variants(self) -> frozenset[str]:
