@@ -31,7 +31,7 @@ _BLOCK = 1 << 18  # values read at once, over all channels
 _UNKNOWN_LENGTH = 0xFFFFFFFF  # what a WAV header says when the end isn't known yet
 
 
-def read_audio(source: AudioSource, sample_rate: int = SAMPLE_RATE) -> Audio:
+def read_audio(source: AudioSource, sample_rate: int = SAMPLE_RATE, max_seconds: int = MAX_AUDIO_S) -> Audio:
     """Read one recording (WAV, FLAC, OGG, MP3, ...) -> audio (L,), float32 in [-1, 1], mono at ``sample_rate`` Hz.
 
     Channels are averaged.  A recording louder than full scale is scaled down.  Of a file that ends early, what is
@@ -42,7 +42,7 @@ def read_audio(source: AudioSource, sample_rate: int = SAMPLE_RATE) -> Audio:
     """
     name, data = read_bytes(source, "recording", MAX_AUDIO_BYTES)
     try:
-        audio, rate = _decode(data, name)
+        audio, rate = _decode(data, name, max_seconds)
     except (sf.SoundFileError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
         raise InputError(f"{name}: not a recording that can be read ({_one_line(error)}); give WAV or FLAC") from None
     if len(audio) * sample_rate < rate:  # not one sample is left after resampling
@@ -143,7 +143,7 @@ def _check_player(command: list[str], status: int, errors: bytes) -> None:
         raise OutputError(f"{Path(command[0]).name} can't play ({said}); write a file with -o OUT.wav")
 
 
-def _decode(data: bytes, name: str) -> tuple[Audio, int]:
+def _decode(data: bytes, name: str, max_seconds: int) -> tuple[Audio, int]:
     """Bytes of a file -> audio (L,) and its own rate (Hz), block by block, because headers lie about lengths."""
     with sf.SoundFile(io.BytesIO(data)) as file:
         rate = int(file.samplerate)
@@ -155,8 +155,9 @@ def _decode(data: bytes, name: str) -> tuple[Audio, int]:
             with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is refused by the caller
                 blocks.append(block.mean(axis=1))
             length += len(block)
-            if length > MAX_AUDIO_S * rate:
-                raise InputError(f"{name}: longer than {MAX_AUDIO_S // 60} minutes; cut the recording")
+            if length > max_seconds * rate:
+                limit = f"{max_seconds // 60} minutes" if max_seconds >= 120 else f"{max_seconds} seconds"
+                raise InputError(f"{name}: longer than {limit}; cut the recording")
     return (np.concatenate(blocks) if blocks else np.zeros(0, np.float32)), rate
 
 
