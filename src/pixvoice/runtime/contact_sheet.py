@@ -77,15 +77,19 @@ def _card(match: Match, rank: int, n_matches: int) -> str:
     return f"<li>\n<h2>{rank}. {escape(name)}</h2>\n{shown}\n{text}<p>similarity {match.score:.3f}</p>\n</li>"
 
 
-def _picture(photo: PhotoSource, alt: str) -> str:
+def thumbnail(photo: PhotoSource) -> tuple[bytes, tuple[int, int]]:
+    """A photo -> a JPEG of ``THUMBNAIL`` pixels at most, and its width and height.  Raises as ``read_image``."""
     image = read_image(photo, at_least=THUMBNAIL).copy()
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<img src="data:image/jpeg;base64,{data}" alt="{escape(alt)}" width="{image.width}" height="{image.height}">'
-    )
+    return buffer.getvalue(), image.size
+
+
+def _picture(photo: PhotoSource, alt: str) -> str:
+    jpeg, (width, height) = thumbnail(photo)
+    data = base64.b64encode(jpeg).decode()
+    return f'<img src="data:image/jpeg;base64,{data}" alt="{escape(alt)}" width="{width}" height="{height}">'
 
 
 def _player(audio: Audio, sample_rate: int, label: str) -> str:
