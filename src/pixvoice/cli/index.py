@@ -43,7 +43,7 @@ def index(
 
     searcher = pixvoice.load_searcher(folder, place, bundle, threads)
     begun = time.perf_counter()
-    with _embedding(ray, bundle) as embed, _listening() as listener:
+    with _embedding(ray, bundle) as embed, listening() as listener:
         report = searcher.index(recordings=recordings, rebuild=rebuild, embed=embed, listener=listener)
     _say(report, time.perf_counter() - begun, as_json)
     if report.failures:
@@ -63,7 +63,7 @@ def _embedding(ray: str | None, bundle: Path | None) -> AbstractContextManager[E
 
 
 @contextmanager
-def _listening() -> Iterator[Listener]:
+def listening() -> Iterator[Listener]:
     """A progress bar where someone watches, and one line for each file that can't be used."""
     from pixvoice.runtime.indexing import Listener
 
