@@ -18,8 +18,8 @@ from pixvoice.runtime.decoding import (
     best_joint,
     generate,
     generate_batch,
-    generate_stream,
 )
+from pixvoice.runtime.streaming import generate_stream
 
 
 class FakeDecoder(SpeechDecoder):

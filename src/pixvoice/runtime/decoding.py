@@ -8,7 +8,7 @@ of frame s - delay_k; where that frame doesn't exist the token is V, carries no 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -22,6 +22,7 @@ from pixvoice.patterns import Pattern
 Strategy = Literal["greedy", "sample", "beam"]
 Doubles = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
+OnStep = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -283,13 +284,17 @@ def _likeliest(log_probs: Doubles, options: DecodingOptions) -> Doubles:
     return scores
 
 
-def _steps(decoder: SpeechDecoder, features: Floats, copies: int, search: EachAlone | Beam) -> Iterator[Rows]:
+def steps(
+    decoder: SpeechDecoder, features: Floats, copies: int, search: EachAlone | Beam, on_step: OnStep | None = None
+) -> Iterator[Rows]:
     """The loop itself: yield the rows after each step, until the search has its result."""
     state = decoder.start(features)
     if copies > 1:
         state = decoder.select(state, np.repeat(np.arange(len(features)), copies))
     rows = search.rules.first_rows(len(features) * copies)
     while search.result is None:
+        if on_step is not None:
+            on_step()
         step = rows.tokens.shape[2]
         last = rows.tokens[:, :, -1] if step else np.full(rows.counts.shape, search.rules.special, np.int64)
         logits, state = decoder.step(np.ascontiguousarray(last), state)
@@ -300,50 +305,37 @@ def _steps(decoder: SpeechDecoder, features: Floats, copies: int, search: EachAl
 
 
 def generate(
-    decoder: SpeechDecoder, features: Floats, pattern: Pattern, options: DecodingOptions, prompt: Codes | None = None
+    decoder: SpeechDecoder,
+    features: Floats,
+    pattern: Pattern,
+    options: DecodingOptions,
+    prompt: Codes | None = None,
+    on_step: OnStep | None = None,
 ) -> Utterance:
     """Image features (1, P, D) -> the utterance that ``options`` choose, beginning with ``prompt`` codes (K, T0).
 
-    Raises OptionError for a prompt of another shape or one that is too long.
+    ``on_step`` is called before each step; what it raises ends the work.  Raises OptionError for a prompt of another
+    shape or one that is too long.
     """
-    return generate_batch(decoder, features, pattern, options, prompt)[0]
+    return generate_batch(decoder, features, pattern, options, prompt, on_step)[0]
 
 
 def generate_batch(
-    decoder: SpeechDecoder, features: Floats, pattern: Pattern, options: DecodingOptions, prompt: Codes | None = None
+    decoder: SpeechDecoder,
+    features: Floats,
+    pattern: Pattern,
+    options: DecodingOptions,
+    prompt: Codes | None = None,
+    on_step: OnStep | None = None,
 ) -> list[Utterance]:
     """Image features (B, P, D) -> B utterances: greedy and sampling in one batch, beam search one after another."""
     if options.strategy == "beam" and len(features) > 1:
-        return [generate(decoder, one[None], pattern, options, prompt) for one in features]
+        return [generate(decoder, one[None], pattern, options, prompt, on_step) for one in features]
     rules = Rules(decoder, pattern, options, prompt)
     search = Beam(rules) if options.strategy == "beam" else EachAlone(rules)
     copies = options.candidates if options.strategy == "sample" else 1
-    for _ in _steps(decoder, features, copies, search):
+    for _ in steps(decoder, features, copies, search, on_step):
         pass
     assert search.result is not None
     best = rules.scores(search.result).reshape(len(features), -1).argmax(axis=1)
     return [search.result.utterance(int(i * copies + row), pattern) for i, row in enumerate(best)]
-
-
-def can_stream(options: DecodingOptions) -> bool:
-    """Whether frames are certain before the utterance is: greedy, or a single sample."""
-    return options.strategy == "greedy" or (options.strategy == "sample" and options.candidates == 1)
-
-
-def generate_stream(
-    decoder: SpeechDecoder, features: Floats, pattern: Pattern, options: DecodingOptions, prompt: Codes | None = None
-) -> Iterator[Codes]:
-    """Image features (1, P, D) -> frames of codes (K, 1), each as soon as its last codebook is known.
-
-    Joined, they are the codes of ``generate``.  Where options have several candidates or beams, nothing is certain
-    before the end, and all frames come at once.
-    """
-    if not can_stream(options):
-        yield from np.split(
-            codes := generate(decoder, features, pattern, options, prompt).codes, codes.shape[1], axis=1
-        )
-        return
-    for rows in _steps(decoder, features, 1, EachAlone(Rules(decoder, pattern, options, prompt))):
-        frame = rows.tokens.shape[2] - 1 - pattern.max_delay
-        if 0 <= frame < rows.ends[0]:
-            yield pattern.undo(rows.tokens[0, :, frame:])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,8 +20,9 @@ from pixvoice.errors import InputError
 from pixvoice.images import read_image, to_pixels
 from pixvoice.patterns import make_pattern
 from pixvoice.runtime.bundle import Bundle
-from pixvoice.runtime.decoding import DecodingOptions, Utterance, generate, generate_stream
+from pixvoice.runtime.decoding import DecodingOptions, OnStep, Utterance, generate_batch
 from pixvoice.runtime.sessions import OnnxImageEncoder, OnnxSpeechDecoder, OnnxSpeechTokenizer
+from pixvoice.runtime.streaming import generate_stream, generate_streams
 
 ImageSource = str | Path | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8]
 
@@ -90,9 +92,27 @@ class Describer:
             InputError: the photo can't be read.
             OptionError: a length or an option that isn't allowed.
         """
+        return self.describe_batch([image], length, seed, **options)[0]
+
+    def describe_batch(
+        self,
+        images: Sequence[ImageSource],
+        length: str = "normal",
+        seed: int | None = None,
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> list[Description]:
+        """Describe B photos: what ``describe`` says of each, together where that is ``together``, else one by one.
+
+        ``on_step`` is called before each step of decoding; what it raises ends the work.  Raises what ``describe``
+        raises.
+        """
         decoding = self._options(length, seed, options)
-        utterance = generate(self.decoder, self._see(image), self.pattern, decoding)
-        return self._speak(utterance)
+        features = [self._see(image) for image in images]
+        if features and self._together(decoding):
+            features = [np.concatenate(features)]
+        parts = [generate_batch(self.decoder, some, self.pattern, decoding, on_step=on_step) for some in features]
+        return [self._speak(utterance) for part in parts for utterance in part]
 
     def stream(
         self, image: ImageSource, length: str = "normal", seed: int | None = None, **options: Any
@@ -105,6 +125,66 @@ class Describer:
         decoding = self._options(length, seed, options)
         frames = generate_stream(self.decoder, self._see(image), self.pattern, decoding)
         return self._tokenizer.decode_stream(frames)
+
+    def stream_batch(
+        self,
+        images: Sequence[ImageSource],
+        length: str = "normal",
+        seed: int | None = None,
+        wanted: Callable[[int], bool] = lambda photo: True,
+        **options: Any,
+    ) -> Iterator[tuple[int, Audio | None]]:
+        """``stream`` of B photos that start at once: which photo 0..B-1, and its next piece, or None at its end.
+
+        They go on together where that is ``together``, else one after another.  ``wanted`` is asked of each photo at
+        each step; nothing more is done for one that isn't.  Raises what ``describe`` raises.
+        """
+        decoding = self._options(length, seed, options)
+        features = [self._see(image) for image in images]
+        return self._stream(features, decoding, wanted)
+
+    def together(self, length: str = "normal", **options: Any) -> bool:
+        """Whether several photos are described sooner in one batch, with the same words as one by one.
+
+        That is so for greedy decoding.  Beams of several photos take as long together as one after another, samples
+        would hang on each other's, and so would any photo with a decoder whose rows aren't ``independent``.
+        """
+        return self._together(self._options(length, None, options))
+
+    @cached_property
+    def independent(self) -> bool:
+        """Whether the decoder steps a row as if it were alone.
+
+        In int8 it doesn't: one scale serves the activations of all rows, so that words hang on their company.
+        """
+        shape = (self.bundle.info.image.patches, self.image_encoder.embed_dim)
+        pair = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32) * [[[1.0]], [[4.0]]]
+        tokens = np.full((2, self.decoder.num_codebooks), self.decoder.codebook_size, np.int64)
+        tokens[1] = 0
+        features = pair.astype(np.float32)
+        alone, _ = self.decoder.step(tokens[:1], self.decoder.start(features[:1]))
+        joined, _ = self.decoder.step(tokens, self.decoder.start(features))
+        return bool(np.abs(joined[0] - alone[0]).max() <= 1e-4 * np.abs(alone).max())
+
+    def _together(self, decoding: DecodingOptions) -> bool:
+        return decoding.strategy == "greedy" and self.independent
+
+    def _stream(
+        self, features: list[Floats], decoding: DecodingOptions, wanted: Callable[[int], bool]
+    ) -> Iterator[tuple[int, Audio | None]]:
+        if not features or (len(features) > 1 and not self._together(decoding)):
+            for photo, one in enumerate(features):
+                pieces = self._stream([one], decoding, lambda _, photo=photo: wanted(photo))  # type: ignore[misc]
+                yield from ((photo, piece) for _, piece in pieces)
+            return
+        voices = [self._tokenizer.voice() for _ in features]
+        joined = np.concatenate(features)
+        for photo, frame in generate_streams(self.decoder, joined, self.pattern, decoding, wanted=wanted):
+            piece = voices[photo].end() if frame is None else voices[photo].say(frame)
+            if piece is not None:
+                yield photo, piece
+            if frame is None:
+                yield photo, None
 
     def _options(self, length: str, seed: int | None, options: dict[str, Any]) -> DecodingOptions:
         return self.bundle.info.options(length, **options, **({} if seed is None else {"seed": seed}))

@@ -161,22 +161,49 @@ class OnnxSpeechTokenizer(SpeechTokenizer):
         Each piece is decoded with as many frames before and after it as the decoder can see, so that the pieces joined
         together equal ``decode`` of the joined codes.
         """
-        window, first, done = np.zeros((self.num_codebooks, 0), np.int64), 0, 0
+        voice = self.voice()
         for piece in frames:
-            window = np.concatenate([window, piece], axis=1)
-            certain = first + window.shape[1] - self.sizes.lookahead
-            if certain - done >= min(MAX_CHUNK_FRAMES, max(1, done)):
-                yield self._part(window, done - first, certain - first)
-                done = certain
-                unseen = max(0, done - self.sizes.context - first)
-                window, first = window[:, unseen:], first + unseen
-        if first + window.shape[1] > done:
-            yield self._part(window, done - first, window.shape[1])
+            if (audio := voice.say(piece)) is not None:
+                yield audio
+        if (audio := voice.end()) is not None:
+            yield audio
 
-    def _part(self, window: Codes, start: int, end: int) -> Audio:
-        """The audio of frames ``start`` to ``end`` of a window of codes."""
+    def voice(self) -> Voice:
+        """``decode_stream`` for frames that are pushed: one for each stream, of which many can be under way."""
+        return Voice(self)
+
+
+class Voice:
+    """Frames in; audio out as soon as it is certain: the first after one certain frame, later pieces up to eight."""
+
+    def __init__(self, tokenizer: OnnxSpeechTokenizer) -> None:
+        self.tokenizer, self.sizes = tokenizer, tokenizer.sizes
+        self.window = np.zeros((tokenizer.num_codebooks, 0), np.int64)  # what the decoder may still have to see
+        self.first = 0  # the window's first frame
+        self.done = 0  # frames that were spoken
+
+    def say(self, piece: Codes) -> Audio | None:
+        """Codes (K, t) -> the audio (l,) that they make certain, if it is long enough."""
+        self.window = np.concatenate([self.window, piece], axis=1)
+        certain = self.first + self.window.shape[1] - self.sizes.lookahead
+        if certain - self.done < min(MAX_CHUNK_FRAMES, max(1, self.done)):
+            return None
+        audio = self._up_to(certain)
+        unseen = max(0, self.done - self.sizes.context - self.first)
+        self.window, self.first = self.window[:, unseen:], self.first + unseen
+        return audio
+
+    def end(self) -> Audio | None:
+        """What is left."""
+        last = self.first + self.window.shape[1]
+        return self._up_to(last) if last > self.done else None
+
+    def _up_to(self, frame: int) -> Audio:
+        """The audio of what isn't spoken before ``frame``."""
+        start, end = self.done - self.first, frame - self.first
+        self.done = frame
         length = self.sizes.frame_length
-        return self.decode(window)[start * length : end * length]
+        return self.tokenizer.decode(self.window)[start * length : end * length]
 
 
 def _run(session: ort.InferenceSession, **inputs: npt.NDArray[np.generic]) -> Floats:
