@@ -18,12 +18,12 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from pixvoice.audio import read_audio
+from pixvoice.audio import read_audio, trim_silence
 from pixvoice.cli.synthesize import synthesize
 from pixvoice.data.spoken import Assign, plan_captions
 from pixvoice.errors import InputError, MissingToolError, OptionError, OutputError
 from pixvoice.manifest import Sample, check_manifest, read_manifest
-from pixvoice.speech.synthesizer import ENGINES, Engine, clean_text, find_engine, trim_silence
+from pixvoice.speech.synthesizer import ENGINES, Engine, clean_text, find_engine
 
 ENGINE = """
 import sys, wave, array, math, signal

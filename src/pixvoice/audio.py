@@ -27,8 +27,11 @@ SAMPLE_RATE = 16_000  # Hz
 MAX_AUDIO_BYTES = 500_000_000  # bytes of one file, encoded
 MAX_AUDIO_S = 900  # seconds of one recording
 MIN_RATE, MAX_RATE = 1_000, 192_000  # Hz
+EDGE_S = 0.1  # silence left before and after an utterance
 _BLOCK = 1 << 18  # values read at once, over all channels
 _UNKNOWN_LENGTH = 0xFFFFFFFF  # what a WAV header says when the end isn't known yet
+_QUIET = 0.02  # of the loudest sample: below is silence
+_SILENT = 1e-3  # a loudest sample under this makes all of it silence
 
 
 def read_audio(source: AudioSource, sample_rate: int = SAMPLE_RATE, max_seconds: int = MAX_AUDIO_S) -> Audio:
@@ -53,6 +56,23 @@ def read_audio(source: AudioSource, sample_rate: int = SAMPLE_RATE, max_seconds:
     if rate != sample_rate:
         audio = soxr.resample(audio, rate, sample_rate)
     return np.clip(audio, -1.0, 1.0).astype(np.float32)
+
+
+def trim_silence(
+    audio: Audio, sample_rate: int = SAMPLE_RATE, before_s: float = EDGE_S, after_s: float = EDGE_S
+) -> Audio:
+    """Audio (L,) -> the same (l,) with at most so many seconds of silence on either side; empty if all is silence.
+
+    Levels are looked at 10 ms at a time.
+    """
+    block = max(1, sample_rate // 100)
+    level = np.abs(np.pad(audio, (0, -len(audio) % block))).reshape(-1, block).max(axis=1, initial=0.0)
+    peak = float(level.max(initial=0.0))
+    if peak < _SILENT:
+        return audio[:0]
+    loud = np.flatnonzero(level > _QUIET * peak)
+    before, after = round(before_s * sample_rate), round(after_s * sample_rate)
+    return audio[max(0, int(loud[0]) * block - before) : (int(loud[-1]) + 1) * block + after]
 
 
 def pcm16_bytes(audio: Audio) -> bytes:

@@ -19,19 +19,15 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import soundfile as sf
 
-from pixvoice.audio import SAMPLE_RATE, read_audio, wav_bytes, write_bytes_atomically
+from pixvoice.audio import SAMPLE_RATE, read_audio, trim_silence, wav_bytes, write_bytes_atomically
 from pixvoice.contracts import Audio
 from pixvoice.errors import InputError, MissingToolError, OptionError, OutputError
 from pixvoice.manifest import nearest
 
 FORMATS = (".wav", ".flac")
-EDGE_S = 0.1  # silence left before and after an utterance
 LIMIT_S = 120  # how long an engine may take for one utterance
-_BLOCK = SAMPLE_RATE // 100  # samples looked at together for silence
-_QUIET = 0.02  # of the loudest sample: below is silence
 _PLACEHOLDERS = ("text", "text_file", "voice", "out")
 
 _REPLACED = str.maketrans(
@@ -282,17 +278,6 @@ def clean_text(text: str) -> str:
     if not any(char.isalnum() for char in plain):
         raise InputError(f"the caption {text[:60]!r} has no word to speak; give a text with words")
     return plain
-
-
-def trim_silence(audio: Audio) -> Audio:
-    """Audio (L,) at 16 kHz -> the same (l,) with at most 0.1 s of silence on either side; empty if all is silence."""
-    level = np.abs(np.pad(audio, (0, -len(audio) % _BLOCK))).reshape(-1, _BLOCK).max(axis=1, initial=0.0)
-    peak = float(level.max(initial=0.0))
-    if peak < 1e-3:
-        return audio[:0]
-    loud = np.flatnonzero(level > _QUIET * peak)
-    edge = round(EDGE_S * SAMPLE_RATE)
-    return audio[max(0, loud[0] * _BLOCK - edge) : (loud[-1] + 1) * _BLOCK + edge]
 
 
 def _encode(text: str, encoding: str) -> bytes:
