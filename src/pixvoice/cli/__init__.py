@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from pixvoice.cli import describe, evaluate, evaluate_emotion, export, index, manifest, search, synthesize, train
+from pixvoice.cli import describe, evaluate, evaluate_emotion, export, index, manifest, search, serve, synthesize, train
 from pixvoice.errors import OutputError, PixVoiceError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("describe")(describe.describe)
 app.command("export")(export.export)
 app.command("index")(index.index)
 app.command("search")(search.search)
+app.command("serve")(serve.serve)
 app.command("synthesize")(synthesize.synthesize)
 app.command("train")(train.train)
 evaluate.app.command("emotion")(evaluate_emotion.emotion)

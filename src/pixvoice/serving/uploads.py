@@ -1,0 +1,179 @@
+"""Uploads in: bytes up to a limit, within a time, in memory only; their contents decide what they are."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Request
+from PIL import Image
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from pixvoice.audio import read_audio
+from pixvoice.errors import MissingToolError
+from pixvoice.images import read_image
+from pixvoice.serving.problems import Problem
+from pixvoice.serving.settings import MIB, Settings
+
+MEMORY = 512 * MIB  # bytes of uploads and decoded photos, of all requests together
+MAX_SPEECH_S = 60  # seconds of a spoken query
+PHOTO_SIDE = 512  # pixels; a larger JPEG may be decoded at a fraction of its size
+_DECODERS = 2  # photos decoded at once
+_FIELD_BYTES = 1024  # of a form's field that isn't the file
+_FIELDS = 8
+_CLOSE = {"Connection": "close"}  # what is left of the body won't be read
+
+
+@dataclass
+class Upload:
+    """What a client sent: the file's bytes, under which name, and the form's other fields."""
+
+    name: str  # photo, speech
+    data: bytes
+    fields: dict[str, str]
+
+
+@dataclass
+class Share:
+    """The memory that one request holds."""
+
+    of: Uploads
+    bytes: int = 0
+
+    def take(self, more: int) -> None:
+        """Raises Problem (429) when all requests together would hold too much."""
+        if self.of.held + more > MEMORY:
+            raise Problem(429, "the service holds as many uploads as it can; send it again in a second", _RETRY)
+        self.of.held += more
+        self.bytes += more
+
+
+_RETRY = {"Retry-After": "1", **_CLOSE}
+
+
+@dataclass
+class Uploads:
+    """Reads the uploads of all requests, and knows how much memory they hold together."""
+
+    settings: Settings
+    held: int = 0
+    _decoders: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_DECODERS))
+
+    @contextmanager
+    def share(self) -> Iterator[Share]:
+        """The memory of one request, given back at its end."""
+        share = Share(self)
+        try:
+            yield share
+        finally:
+            self.held -= share.bytes
+
+    async def receive(self, request: Request, share: Share, names: tuple[str, ...]) -> Upload:
+        """A request's file: a form's field of one of ``names``, or the whole body.
+
+        Raises:
+            Problem: the body is of no use (400), late (408), too large (413), or of a type that isn't taken (415).
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise Problem(415, "Content-Encoding: send the file as it is")
+        try:
+            async with asyncio.timeout(self.settings.upload_s):
+                if kind == "multipart/form-data":
+                    upload = await _read_form(request.headers, self._chunks(request, share), names)
+                else:
+                    name = _name(kind, names)
+                    data = b"".join([chunk async for chunk in self._chunks(request, share)])
+                    upload = Upload(name, data, {})
+        except TimeoutError:
+            limit = f"{self.settings.upload_s:g} seconds"
+            raise Problem(408, f"the upload took longer than {limit}; send a smaller file", _CLOSE) from None
+        if not upload.data:
+            raise Problem(400, f"the {upload.name}: the file is empty; send a {upload.name}")
+        return upload
+
+    async def photo(self, data: bytes, share: Share) -> Image.Image:
+        """The bytes of a photo -> the photo, decoded beside the event loop.  Raises InputError, Problem."""
+        limit = self.settings.max_pixels
+        try:
+            image = await to_thread.run_sync(
+                lambda: read_image(data, at_least=PHOTO_SIDE, max_pixels=limit), limiter=self._decoders
+            )
+        except MissingToolError:  # a HEIC photo, and nothing here that reads it
+            raise Problem(415, "the photo: HEIC can't be read by this service; send a JPEG or PNG") from None
+        share.take(3 * image.width * image.height)
+        return image
+
+    async def check_speech(self, data: bytes) -> None:
+        """Read a recording, beside the event loop.  Raises InputError for one that is too long or damaged."""
+        await to_thread.run_sync(lambda: read_audio(data, max_seconds=MAX_SPEECH_S), limiter=self._decoders)
+
+    async def _chunks(self, request: Request, share: Share) -> AsyncIterator[bytes]:
+        """The body, piece by piece; nothing after the limit is read."""
+        limit = self.settings.max_bytes
+        too_large = Problem(413, f"the upload: larger than {limit // 1_000_000} MB; send a smaller file", _CLOSE)
+        if _length(request.headers) > limit:
+            raise too_large
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise too_large
+            share.take(len(chunk))
+            yield chunk
+
+
+class _Form(MultiPartParser):
+    spool_max_size = sys.maxsize  # bytes: a file stays in memory, and the limit on the body is its limit
+
+
+async def _read_form(headers: Headers, chunks: AsyncIterator[bytes], names: tuple[str, ...]) -> Upload:
+    limits = {"max_files": 1, "max_fields": _FIELDS, "max_part_size": _FIELD_BYTES}
+    try:
+        form = await _Form(headers, chunks, **limits).parse()  # type: ignore[arg-type]
+    except MultiPartException as error:
+        said = error.message.rstrip(".")
+        raise Problem(400, f"the form can't be read ({said}); send one file as {_listed(names)}", _CLOSE) from None
+    except (ValueError, LookupError):
+        raise Problem(400, f"the form can't be read; send one file as {_listed(names)}", _CLOSE) from None
+    fields: dict[str, str] = {}
+    found: tuple[str, bytes] | None = None
+    for key, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            if key not in names:
+                raise Problem(400, f"the file is called {key[:40]!r}; send it as {_listed(names)}")
+            found = key, await value.read()
+            await value.close()
+        elif key in fields:
+            raise Problem(400, f"{key[:40]!r} is given twice; give it once")
+        else:
+            fields[key] = value
+    if found is None:
+        raise Problem(400, f"there is no file in the form; send one as {_listed(names)}")
+    return Upload(*found, fields)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " or ".join(names)
+
+
+def _name(kind: str, names: tuple[str, ...]) -> str:
+    """What a body that is no form holds, by the family of its type; its contents are looked at later."""
+    family = {"image": "photo", "audio": "speech"}.get(kind.partition("/")[0])
+    if family in names:
+        return str(family)
+    types = " or ".join({"photo": "image/*", "speech": "audio/*"}[name] for name in names)
+    given = f"Content-Type {kind[:60]}" if kind else "no Content-Type"
+    raise Problem(
+        415, f"{given}: send multipart/form-data with {_listed(names)}, or the file itself as {types}", _CLOSE
+    )
+
+
+def _length(headers: Headers) -> int:
+    value = headers.get("content-length", "0")
+    return int(value) if value.isdecimal() and len(value) < 20 else 0
