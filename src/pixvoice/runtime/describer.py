@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +20,8 @@ from pixvoice.errors import InputError
 from pixvoice.images import read_image, to_pixels
 from pixvoice.patterns import make_pattern
 from pixvoice.runtime.bundle import Bundle
-from pixvoice.runtime.decoding import DecodingOptions, OnStep, Utterance, generate_batch
+from pixvoice.runtime.completion import BeginningSource, beginning_codes
+from pixvoice.runtime.decoding import DecodingOptions, OnStep, Utterance, generate, generate_batch
 from pixvoice.runtime.sessions import OnnxImageEncoder, OnnxSpeechDecoder, OnnxSpeechTokenizer
 from pixvoice.runtime.streaming import generate_stream, generate_streams
 
@@ -33,7 +34,8 @@ _WORDS = ((0.75, "sure"), (0.5, "fairly sure"), (0.25, "unsure"), (0.0, "a guess
 class Description:
     """A spoken description: audio (L,), float32 in [-1, 1], and the codes (K, T) that it was decoded from.
 
-    ``confidence`` in 0..1 grows with ``log_prob``, the mean log-probability (nats) of a token.
+    ``confidence`` in 0..1 grows with ``log_prob``, the mean log-probability (nats) of a token that was generated.  What
+    was generated begins at ``generated_from_s`` (seconds): after the beginning that ``complete`` was given, else at 0.
     """
 
     audio: Audio
@@ -41,6 +43,7 @@ class Description:
     confidence: float
     codes: Codes
     log_prob: float
+    generated_from_s: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -113,6 +116,30 @@ class Describer:
             features = [np.concatenate(features)]
         parts = [generate_batch(self.decoder, some, self.pattern, decoding, on_step=on_step) for some in features]
         return [self._speak(utterance) for part in parts for utterance in part]
+
+    def complete(
+        self,
+        image: ImageSource,
+        beginning: BeginningSource,
+        length: str = "normal",
+        seed: int | None = None,
+        **options: Any,
+    ) -> Description:
+        """Describe one photo in an utterance that begins with recorded speech, and goes on from there.
+
+        ``beginning`` is a recording (a path, the bytes of a file, an open file) or audio (L,) at ``sample_rate`` Hz.
+        All of the description is the codec's: its beginning is the recording encoded and decoded, without the silence
+        around it and its last tenth of a second or so.  Everything else is as in ``describe``.
+
+        Raises:
+            InputError: the photo or the beginning can't be read, or the beginning is silent, too short or too long.
+            OptionError: a length or an option that isn't allowed.
+        """
+        decoding = self._options(length, seed, options)
+        limit = min(decoding.max_frames, self.decoder.max_steps - self.pattern.max_delay)
+        prompt = beginning_codes(beginning, self._tokenizer, limit)
+        utterance = generate(self.decoder, self._see(image), self.pattern, decoding, prompt)
+        return replace(self._speak(utterance), generated_from_s=prompt.shape[1] / self._tokenizer.frame_rate)
 
     def stream(
         self, image: ImageSource, length: str = "normal", seed: int | None = None, **options: Any
