@@ -14,7 +14,19 @@ from typing import Annotated
 
 import typer
 
-from pixvoice.cli import describe, evaluate, evaluate_emotion, export, index, manifest, search, serve, synthesize, train
+from pixvoice.cli import (
+    complete,
+    describe,
+    evaluate,
+    evaluate_emotion,
+    export,
+    index,
+    manifest,
+    search,
+    serve,
+    synthesize,
+    train,
+)
 from pixvoice.errors import OutputError, PixVoiceError
 
 app = typer.Typer(
@@ -24,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.command("complete")(complete.complete)
 app.command("describe")(describe.describe)
 app.command("export")(export.export)
 app.command("index")(index.index)
