@@ -21,13 +21,11 @@ class LossOptions:
     """Weights and temperature.
 
     ``outer`` weighs the fused embedding against the photo.  ``inner`` weighs the two channels of the full variant
-    against each other; the paper adds that loss in both directions, which are the same, and so does this.  ``each``
-    weighs each channel by itself against the photo; the paper has no such loss.
+    against each other; the paper adds that loss in both directions, which are the same, and so does this.
     """
 
     outer: float = 0.75
     inner: float = 0.25
-    each: float = 0.0
     temperature: float = 0.07
     learned_temperature: bool = False
 
@@ -80,8 +78,6 @@ class Contrast(nn.Module):
         there = [F.normalize(channel, dim=-1) for channel in channels if channel is not None]
         if len(there) == 2:
             loss = loss + 2 * self.options.inner * self._against(there[0], there[1], same)
-            for channel in there if self.options.each else ():
-                loss = loss + self.options.each * self._against(channel, seen, same)
         return {"loss": loss}
 
     def _against(self, a: Tensor, b: Tensor, same: Tensor) -> Tensor:
