@@ -97,6 +97,11 @@ class Engine:
         """Audio samples a second of descriptions (Hz).  Raises NotReady."""
         return self.describer.sample_rate
 
+    @property
+    def photo_side(self) -> int:
+        """Pixels that both sides of a photo need to be described as well as the whole; see ``read_image``."""
+        return 2 * self.describer.image_encoder.image_size
+
     async def start(self) -> None:
         """Load and warm what wasn't given, then take requests.
 
