@@ -88,11 +88,6 @@ class FairQueue:
         """Jobs that no worker has taken yet."""
         return sum(len(lane.jobs) for lane in self._lanes.values())
 
-    @property
-    def idle(self) -> int:
-        """Workers that have nothing to do."""
-        return self._idle
-
     def put(self, job: Job) -> None:
         """Let a job wait.  Raises Busy when the queue is full, NotReady when it is closed."""
         with self._changed:
