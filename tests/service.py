@@ -30,7 +30,7 @@ class ToneEngine:
     With ``hold``, an answer is not given before ``release`` is called; ``cancelled`` counts those never given.
     """
 
-    sample_rate = RATE
+    sample_rate, photo_side = RATE, 64
 
     def __init__(self, searcher: Searcher | None = None) -> None:
         self.searcher, self.ready, self.metrics = searcher, False, Metrics()
@@ -46,10 +46,12 @@ class ToneEngine:
     async def stop(self) -> None:
         self.ready = False
 
-    async def describe(self, photo: Image.Image, length: str = "normal", seed: int | None = None) -> Description:
+    async def describe_timed(
+        self, photo: Image.Image, length: str = "normal", seed: int | None = None
+    ) -> tuple[Description, float]:
         self.asked.append((photo.size, length, seed))
         await self._work()
-        return Description(tone(), RATE, 0.6, np.zeros((1, 1), np.int64), -1.0)
+        return Description(tone(), RATE, 0.6, np.zeros((1, 1), np.int64), -1.0), 0.0
 
     async def stream(self, photo: Image.Image, length: str = "normal", seed: int | None = None) -> AsyncIterator[Audio]:
         self.asked.append((photo.size, length, seed))

@@ -19,12 +19,12 @@ import seeing
 pytest.importorskip("fastapi", reason="needs the serve extra")
 pytest.importorskip("lancedb", reason="needs the search extra")
 
-from pixvoice.serving.engine import Busy, TimedOut
 from starlette.testclient import TestClient
 
 from pixvoice.errors import InputError, OptionError
 from pixvoice.serving import Settings
 from pixvoice.serving.accept import choose
+from pixvoice.serving.engine import Busy, NotReady, TimedOut
 from pixvoice.serving.problems import Problem
 from pixvoice.serving.security import HEADERS
 from service import RATE, TOKEN, ToneEngine, indexed, jpeg, serving, tone
@@ -220,8 +220,9 @@ def test_every_answer_has_the_security_headers(client: TestClient, path: str) ->
 @pytest.mark.parametrize(
     ("error", "status", "headers"),
     [
-        (Busy("64 requests are waiting; try again in 2 seconds", 2), 429, {"retry-after": "2"}),
-        (TimedOut("longer than 30 seconds; try again"), 504, {}),
+        (Busy(2), 429, {"retry-after": "2"}),
+        (NotReady(), 503, {"retry-after": "1"}),
+        (TimedOut(30.0), 504, {}),
         (OptionError("length 'x': use one of short, normal, long"), 422, {}),
         (InputError("the photo: not a photo"), 422, {}),
     ],

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from pixvoice.errors import InputError, MissingToolError, OptionError, PixVoiceError
 from pixvoice.manifest import nearest
-from pixvoice.serving.engine import Busy, TimedOut
+from pixvoice.serving.engine import Busy, NotReady, TimedOut
 
 MEDIA_TYPE = "application/problem+json"
 _LOG = logging.getLogger("pixvoice.serving")
@@ -47,6 +47,8 @@ def as_problem(error: PixVoiceError) -> Problem:
             return error
         case Busy():
             return Problem(429, detail, {"Retry-After": str(error.retry_after)})
+        case NotReady():
+            return Problem(503, detail, {"Retry-After": "1"})
         case TimedOut():
             return Problem(504, detail)
         case InputError() | OptionError():

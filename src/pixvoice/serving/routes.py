@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from pixvoice.audio import pcm16_bytes, wav_bytes, wav_header
 from pixvoice.contracts import Audio
 from pixvoice.errors import InputError, PixVoiceError
+from pixvoice.runtime.indexing import PHOTO_SIDE
 from pixvoice.runtime.searcher import Match
 from pixvoice.serving.accept import choose
 from pixvoice.serving.engine import Engine
@@ -35,6 +36,7 @@ from pixvoice.serving.schemas import (
     SearchQuery,
     Spoken,
     Status,
+    Timings,
     json_answer,
     problems,
     upload_body,
@@ -91,12 +93,13 @@ async def describe(request: Request, here: Here, query: Annotated[DescribeQuery,
     with here.uploads.share() as share:
         upload = await here.uploads.receive(request, share, ("photo",))
         options = _merge(query, upload.fields)
-        photo = await here.uploads.photo(upload.data, share)
+        photo = await here.uploads.photo(upload.data, share, here.engine.photo_side)
         if kind == WAV:
             pieces = here.engine.stream(photo, options.length, options.seed)
             return Speech(await _unless_gone(request, _first(pieces)), pieces, here.engine.sample_rate)
         begun = time.monotonic()
-        spoken = await _unless_gone(request, here.engine.describe(photo, options.length, options.seed))
+        asked = here.engine.describe_timed(photo, options.length, options.seed)
+        spoken, waited_s = await _unless_gone(request, asked)
     return _json(
         Spoken(
             audio=base64.b64encode(wav_bytes(spoken.audio, spoken.sample_rate)).decode(),
@@ -104,7 +107,7 @@ async def describe(request: Request, here: Here, query: Annotated[DescribeQuery,
             seconds=round(spoken.seconds, 3),
             confidence=round(spoken.confidence, 3),
             confidence_in_words=spoken.confidence_in_words,
-            timings={"queue_s": 0.0, "total_s": round(time.monotonic() - begun, 4)},
+            timings=Timings(queue_s=round(waited_s, 4), total_s=round(time.monotonic() - begun, 4)),
         )
     )
 
@@ -128,7 +131,7 @@ async def search(request: Request, here: Here, query: Annotated[SearchQuery, Que
         top = _merge(query, upload.fields).top
         heard: str | None = None
         if upload.name == "photo":
-            photo = await here.uploads.photo(upload.data, share)
+            photo = await here.uploads.photo(upload.data, share, PHOTO_SIDE)
             matches = await _unless_gone(request, _of_index(here.engine.search_photo(photo, top)))
         else:
             await here.uploads.check_speech(upload.data)

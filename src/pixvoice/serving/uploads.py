@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 from PIL import Image
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from pixvoice.audio import read_audio
@@ -22,7 +22,6 @@ from pixvoice.serving.settings import MIB, Settings
 
 MEMORY = 512 * MIB  # bytes of uploads and decoded photos, of all requests together
 MAX_SPEECH_S = 60  # seconds of a spoken query
-PHOTO_SIDE = 512  # pixels; a larger JPEG may be decoded at a fraction of its size
 _DECODERS = 2  # photos decoded at once
 _FIELD_BYTES = 1024  # of a form's field that isn't the file
 _FIELDS = 8
@@ -97,12 +96,17 @@ class Uploads:
             raise Problem(400, f"the {upload.name}: the file is empty; send a {upload.name}")
         return upload
 
-    async def photo(self, data: bytes, share: Share) -> Image.Image:
-        """The bytes of a photo -> the photo, decoded beside the event loop.  Raises InputError, Problem."""
+    async def photo(self, data: bytes, share: Share, at_least: int) -> Image.Image:
+        """The bytes of a photo -> the photo, decoded beside the event loop as by ``read_image``.
+
+        Raises:
+            InputError: it is no photo, damaged, or has too many pixels.
+            Problem: nothing here reads its format (415), or there is no memory for it now (429).
+        """
         limit = self.settings.max_pixels
         try:
             image = await to_thread.run_sync(
-                lambda: read_image(data, at_least=PHOTO_SIDE, max_pixels=limit), limiter=self._decoders
+                lambda: read_image(data, at_least=at_least, max_pixels=limit), limiter=self._decoders
             )
         except MissingToolError:  # a HEIC photo, and nothing here that reads it
             raise Problem(415, "the photo: HEIC can't be read by this service; send a JPEG or PNG") from None
@@ -131,16 +135,27 @@ class Uploads:
 class _Form(MultiPartParser):
     spool_max_size = sys.maxsize  # bytes: a file stays in memory, and the limit on the body is its limit
 
+    def close(self) -> None:
+        """Let go of the files, those of a form that broke off among them."""
+        for file in self._files_to_close_on_error:
+            file.close()
+
 
 async def _read_form(headers: Headers, chunks: AsyncIterator[bytes], names: tuple[str, ...]) -> Upload:
-    limits = {"max_files": 1, "max_fields": _FIELDS, "max_part_size": _FIELD_BYTES}
+    parser = _Form(headers, chunks, max_files=1, max_fields=_FIELDS, max_part_size=_FIELD_BYTES)  # type: ignore[arg-type]
     try:
-        form = await _Form(headers, chunks, **limits).parse()  # type: ignore[arg-type]
+        return await _sort_out(await parser.parse(), names)
     except MultiPartException as error:
         said = error.message.rstrip(".")
         raise Problem(400, f"the form can't be read ({said}); send one file as {_listed(names)}", _CLOSE) from None
     except (ValueError, LookupError):
         raise Problem(400, f"the form can't be read; send one file as {_listed(names)}", _CLOSE) from None
+    finally:
+        parser.close()
+
+
+async def _sort_out(form: FormData, names: tuple[str, ...]) -> Upload:
+    """The one file of a form, and its fields."""
     fields: dict[str, str] = {}
     found: tuple[str, bytes] | None = None
     for key, value in form.multi_items():
@@ -148,7 +163,6 @@ async def _read_form(headers: Headers, chunks: AsyncIterator[bytes], names: tupl
             if key not in names:
                 raise Problem(400, f"the file is called {key[:40]!r}; send it as {_listed(names)}")
             found = key, await value.read()
-            await value.close()
         elif key in fields:
             raise Problem(400, f"{key[:40]!r} is given twice; give it once")
         else:
