@@ -106,9 +106,9 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _load(settings: Settings) -> Describer:
-    import pixvoice
+    from pixvoice.serving.engine import load_describer
 
-    return pixvoice.load(settings.bundle, settings.threads)
+    return load_describer(settings)
 
 
 def _searcher(settings: Settings, index: bool) -> Searcher | None:
@@ -117,6 +117,7 @@ def _searcher(settings: Settings, index: bool) -> Searcher | None:
         return None
     import pixvoice
     from pixvoice.cli.index import listening
+    from pixvoice.serving.engine import warm_searcher
 
     searcher = pixvoice.load_searcher(settings.photos, bundle=settings.bundle, threads=settings.threads)
     if index:
@@ -129,6 +130,7 @@ def _searcher(settings: Settings, index: bool) -> Searcher | None:
             typer.echo(f"note: {error}; the index is searched as it is", err=True)
     if not searcher.store.count("photos"):
         raise InputError(f"{settings.photos}: there is no photo in its index; type: pixvoice index {settings.photos}")
+    warm_searcher(searcher)
     return searcher
 
 

@@ -103,7 +103,7 @@ class Engine:
         return 2 * self.describer.image_encoder.image_size
 
     async def start(self) -> None:
-        """Load and warm what wasn't given, then take requests.
+        """Load what wasn't given, then take requests.
 
         Raises:
             BundleError: weights that are missing or damaged, or that can't search although there are photos.
@@ -225,9 +225,9 @@ class Engine:
         """What wasn't given, all parts at the same time; each does once what requests will ask of it."""
         settings = self.settings
         with ThreadPoolExecutor(2) as pool:
-            searching = pool.submit(_warm_searcher, settings) if self.searcher is None and settings.photos else None
+            searching = pool.submit(load_searcher, settings) if self.searcher is None and settings.photos else None
             if self._describer is None:
-                self._describer = pool.submit(_warm_describer, settings).result()
+                self._describer = pool.submit(load_describer, settings).result()
             if searching is not None:
                 self.searcher = searching.result()
 
@@ -238,7 +238,11 @@ def _post(loop: asyncio.AbstractEventLoop, mail: asyncio.Queue[Any], item: Any) 
         loop.call_soon_threadsafe(mail.put_nowait, item)
 
 
-def _warm_describer(settings: Settings) -> Describer:
+def load_describer(settings: Settings) -> Describer:
+    """The describer of the settings, warm: it has described once, so that no client is the first.
+
+    Raises BundleError.
+    """
     from pixvoice.runtime.describer import load
 
     describer = load(settings.bundle, settings.threads)
@@ -249,12 +253,18 @@ def _warm_describer(settings: Settings) -> Describer:
     return describer
 
 
-def _warm_searcher(settings: Settings) -> Searcher:
+def load_searcher(settings: Settings) -> Searcher:
+    """The searcher of the settings' photos, warm.  Raises BundleError, and InputError for an index of another model."""
     from pixvoice.runtime.searcher import load_searcher
 
     assert settings.photos is not None
     searcher = load_searcher(settings.photos, bundle=settings.bundle, threads=settings.threads)
+    warm_searcher(searcher)
+    return searcher
+
+
+def warm_searcher(searcher: Searcher) -> None:
+    """Let it look, hear and search once.  Raises InputError for an index of another model."""
     vector = searcher.model.embed_photos([Image.new("RGB", (64, 64), "grey")])[0]
     searcher.store.nearest("photos", vector, 1)
     searcher.model.embed_speech([np.zeros(searcher.model.sample_rate, np.float32)])
-    return searcher
