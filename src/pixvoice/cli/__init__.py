@@ -18,6 +18,7 @@ from pixvoice.cli import (
     complete,
     describe,
     evaluate,
+    evaluate_complete,
     evaluate_emotion,
     export,
     index,
@@ -44,6 +45,7 @@ app.command("search")(search.search)
 app.command("serve")(serve.serve)
 app.command("synthesize")(synthesize.synthesize)
 app.command("train")(train.train)
+evaluate.app.command("complete")(evaluate_complete.complete)
 evaluate.app.command("emotion")(evaluate_emotion.emotion)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(manifest.app, name="manifest")

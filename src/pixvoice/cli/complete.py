@@ -34,7 +34,7 @@ def complete(
     bundle: Annotated[Path | None, typer.Option(help="Folder of a bundle; without it, the one that ships.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor cores to use; 2 at most unless told.")] = None,
 ) -> None:
-    """Go on from the spoken beginning of a description. Without -o, it is written to this folder as PHOTO's name and .wav.
+    """Go on from the spoken beginning of a description. Without -o, it goes to this folder as PHOTO's name and .wav.
 
     What is written is the whole utterance, with the beginning as the model's codec says it.
 

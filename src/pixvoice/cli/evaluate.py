@@ -228,6 +228,7 @@ class Voiced:
     engine: str | None
     voice: str | None
     cache: Path | None
+    needed: bool = False  # whether nothing can be measured without it
 
 
 def _photos(manifest: Path, split: str | None, limit: int | None) -> list[Photo]:
@@ -259,7 +260,7 @@ def _speech(photos: list[Photo], asked: Voiced) -> Iterator[Speak | None]:
         try:
             speak = find_speak(asked.engine, asked.voice, asked.cache or Path(scratch))
         except MissingToolError as error:
-            if asked.engine:
+            if asked.engine or asked.needed:
                 raise
             _note(f"no ground-truth speech, so no ceiling: {error}")
             speak = None

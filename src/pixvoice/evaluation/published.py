@@ -29,6 +29,8 @@ class PublishedRow:
 
 
 _PIXVOX = "PixVoxLM, table I"
+_COMPLETION = "PixVoxLM, table II"
+COMPLETION_SOURCE = f"published completion: Tran and Sakti, {_COMPLETION}"
 
 FLICKR8K = (
     PublishedRow(
@@ -83,6 +85,18 @@ FLICKR8K = (
     ),
     PublishedRow("Im2Sp", HUMAN, "Kim et al. 2023, arXiv 2309.08531; score from its repository", bleu_4=20.60),
 )
+
+COMPLETION = {  # percent of the recording that was given -> rows; the whole utterance against all captions
+    0: tuple(row for row in FLICKR8K if row.name.startswith("PixVoxLM")),
+    25: (
+        PublishedRow("PixVoxLM-Parallel", HUMAN, _COMPLETION, 37.11, 23.30, 14.58, 8.87, 13.05, 29.71, 15.24),
+        PublishedRow("PixVoxLM-Delay", HUMAN, _COMPLETION, 49.76, 34.18, 23.04, 14.90, 18.00, 39.04, 32.68),
+    ),
+    50: (
+        PublishedRow("PixVoxLM-Parallel", HUMAN, _COMPLETION, 46.26, 34.00, 26.25, 20.42, 20.54, 40.83, 37.64),
+        PublishedRow("PixVoxLM-Delay", HUMAN, _COMPLETION, 57.31, 44.30, 35.31, 28.11, 24.19, 48.35, 60.10),
+    ),
+}
 
 
 @dataclass(frozen=True)

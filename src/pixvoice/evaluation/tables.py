@@ -11,8 +11,9 @@ from rich.table import Table
 
 from pixvoice.evaluation.captions import METRICS, CaptionScores
 from pixvoice.evaluation.codec import CodecResult
+from pixvoice.evaluation.complete import CompleteResult
 from pixvoice.evaluation.describe import DescribeResult
-from pixvoice.evaluation.published import FLICKR8K, HUMAN, SEARCH, SYNTHESISED, PublishedRow
+from pixvoice.evaluation.published import COMPLETION, FLICKR8K, HUMAN, SEARCH, SYNTHESISED, PublishedRow
 from pixvoice.evaluation.search import SearchResult
 
 MIN_WIDTH = 112  # characters; a pipe has no width of its own
@@ -45,6 +46,40 @@ def describe_table(result: DescribeResult) -> Table:
         " Published rows are of the official test split and other recognizers."
     )
     return table
+
+
+def complete_table(results: Sequence[CompleteResult]) -> Table:
+    """A section a way of scoring, at least one result; the published rows above those of their way."""
+    table = _table("system, percent given", *HEADS[: len(METRICS)], "s given", "s more")
+    percents = sorted({result.percent for result in results})
+    table.add_row("[italic]whole utterance, all captions (as published)")
+    for percent in percents:
+        for row in COMPLETION.get(percent, ()):
+            table.add_row(f"{row.name}, {percent} %, published", *_numbers(row), "-", "-")
+    ways = {
+        None: ("whole", "ceiling"),
+        "generated alone, the rest of the caption": ("generated", "unprompted", "ceiling_generated"),
+        "generated alone, all captions": ("generated_all",),
+    }
+    for heading, scores in ways.items():
+        if heading:
+            table.add_section()
+            table.add_row(f"[italic]{heading}")
+        for result in sorted(results, key=lambda result: result.percent):
+            for name in scores:
+                first = f"{result.name}, {result.percent} %" if name == scores[0] else f"  {_BESIDE[name]}"
+                seconds = (result.given_seconds, result.generated_seconds) if name == scores[0] else (None, None)
+                if (found := getattr(result, name)) is not None:
+                    table.add_row(escape(first), *_numbers(found), *(_number(value, 1) for value in seconds))
+    table.caption = (
+        f"{results[0].n_photos} photos, {max(result.n_failed for result in results)} failed, recognizer"
+        f" {escape(results[0].recognizer)}. Published rows are of human speech, the official test split and another"
+        " recognizer."
+    )
+    return table
+
+
+_BESIDE = {"ceiling": "ground truth", "ceiling_generated": "ground truth", "unprompted": "without a beginning"}
 
 
 def published_sources() -> str:
