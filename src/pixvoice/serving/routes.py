@@ -30,6 +30,7 @@ from pixvoice.serving.problems import Problem, sentence
 from pixvoice.serving.schemas import (
     ID_PATTERN,
     DescribeQuery,
+    Found,
     Info,
     PhotoQuery,
     Results,
@@ -283,17 +284,17 @@ def _merge(query: Q, fields: dict[str, str]) -> Q:
         raise Problem(422, sentence(error.errors(), list(type(query).model_fields))) from None
 
 
-def _found(match: Match, photos: Photos) -> dict[str, Any]:
+def _found(match: Match, photos: Photos) -> Found:
     name = photos.add(match.path)
     url = f"/v1/photos/{name}"
-    return {
-        "id": name,
-        "score": round(match.score, 4),
-        "name": match.path.name.encode(errors="replace").decode(),
-        "url": url,
-        "thumbnail": f"{url}?size=thumbnail",
-        "missing": match.missing,
-    }
+    return Found(
+        id=name,
+        score=round(match.score, 4),
+        name=match.path.name.encode(errors="replace").decode(),
+        url=url,
+        thumbnail=f"{url}?size=thumbnail",
+        missing=match.missing,
+    )
 
 
 def _json(answer: BaseModel) -> Response:

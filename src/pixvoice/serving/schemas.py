@@ -54,7 +54,7 @@ class Spoken(BaseModel):
     sample_rate: int = Field(description="Samples a second (Hz).")
     seconds: float = Field(description="Length of the speech.")
     confidence: float = Field(ge=0, le=1, description="Grows with the probability of what is said.")
-    confidence_in_words: Literal["sure", "fairly sure", "unsure", "a guess"]
+    confidence_in_words: str = Field(json_schema_extra={"enum": ["sure", "fairly sure", "unsure", "a guess"]})
     timings: Timings
 
     model_config = ConfigDict(
