@@ -5,7 +5,7 @@ import { holdButton } from "./hold.js";
 import { Player } from "./player.js";
 import { Recorder } from "./recorder.js";
 import { Results } from "./results.js";
-import { Service } from "./service.js";
+import { Problem, Service } from "./service.js";
 import { fill, has, text } from "./strings.js";
 
 const LOOKING_MS = 800; // a wait shorter than this isn't spoken of
@@ -42,13 +42,19 @@ function say(message, isError = false) {
 }
 
 function complain(error) {
-  if (error.name !== "AbortError") say(error.message, true);
+  if (error.name === "AbortError") return;
+  const isKnown = error instanceof Problem;
+  if (!isKnown) console.warn(error);
+  say(isKnown ? error.message : text("brokeOff"), true);
 }
 
 player.addEventListener("change", ({ detail: { state, ended } }) => {
   $("hear").textContent = text(state === "idle" ? "hear" : "hearStop");
   $("hear").classList.toggle("busy", state === "waiting");
-  if (state === "speaking") $("player").hidden = false;
+  if (state === "speaking") {
+    $("player").hidden = false;
+    $("status").textContent = ""; // what it said is over
+  }
   if (state === "idle" && (ended || heldBack)) say(heldBack || text("ended"));
 });
 
@@ -110,7 +116,7 @@ async function lookAgain(given, length, signal) {
   say($("confidence").textContent);
 }
 
-async function playSecondLook() {
+function playSecondLook() {
   const bytes = Uint8Array.from(atob(secondLook.audio), (letter) => letter.charCodeAt(0));
   player.play(new Blob([bytes], { type: "audio/wav" }));
 }

@@ -76,6 +76,7 @@ const strings = {
   tokenCancelled: "Without the token the service doesn’t answer. Load the page again to type it.",
   cancel: "Cancel",
   unreachable: "The service can’t be reached. Is “pixvoice serve” still running?",
+  brokeOff: "The answer broke off. Try again.",
   failed: "The service answered {status} without saying why.",
 
   keys: "Keys: R repeats, S slower, F faster. Escape always stops.",
