@@ -54,7 +54,7 @@ def test_the_five_trainings_are_there() -> None:
         "codec-small", "student-small", "recognizer-small", "pixvox-delay-small", "pixvox-parallel-small",
     }  # fmt: skip
     assert {task_of(load_recipe(path)) for path in RECIPES} == set(TASKS)
-    delay, parallel = (flatten(load_recipe(p)) for p in RECIPES if p.stem.startswith("pixvox"))
+    delay, parallel = (flatten(load_recipe(p)) for p in RECIPES if p.stem.startswith("pixvox-"))
     assert {key for key in delay if delay[key] != parallel[key]} == {"model.pattern"}
 
 
@@ -91,13 +91,14 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         "'nonsense': an override is key=value, such as train.steps=100",
         "modle: unknown key; did you mean model?",
         "manifests: 'a.jsonl' is not a list in [brackets], each a path",
-        "student: is missing; give a path",
         "train.stesp: unknown key; did you mean train.steps?",
         "train.steps: 'ten' is not a whole number",
         "train.batch_size: -1 is not above 0",
         "model.pattren: unknown key; did you mean model.pattern?",
         "model.layers: 0 is not above 0",
         "train.save_every: 30 is not a multiple of train.log_every (25), so a resumed run would log another curve",
+        "codec: runs/codec and student: None must both be paths, or, without them, decoder: None and speech.checkpoint:"
+        " None name pretrained parts",
         "model.width: 250 is not divisible by model.heads (4)",
     ]
 

@@ -76,7 +76,7 @@ def recipe_for(task: str, data: Path, options: TrainOptions = SHORT) -> Recipe:
         "codec": CodecRecipe(manifests, options, CODEC, crop_frames=2),
         "recognizer": RecognizerRecipe(manifests, options, CTCConfig(n_mels=16, width=8, blocks=1)),
         "describer": DescriberRecipe(
-            manifests, data / "codec", data / "student", options, DESCRIBER, max_frames=9, cache=data / "cache"
+            manifests, options, data / "codec", data / "student", model=DESCRIBER, max_frames=9, cache=data / "cache"
         ),
     }
     return recipes[task]
@@ -234,7 +234,7 @@ def batches(data: Path, **changes: object) -> CaptionBatches:
     recipe = replace(recipe_for("describer", data), **changes)  # type: ignore[type-var]
     assert isinstance(recipe, DescriberRecipe)
     photos = [data / f"{n}.png" for n in range(6)]
-    codes = encode_speech([data / f"{n}.wav" for n in range(6)], recipe.codec, 2, data / "cache")
+    codes = encode_speech([data / f"{n}.wav" for n in range(6)], data / "codec", 2, data / "cache")
     return CaptionBatches(codes, list(range(6)), PhotoFeatures(photos, recipe, data / "cache"), recipe)
 
 

@@ -16,6 +16,7 @@ import typer
 
 from pixvoice.cli import (
     complete,
+    convert,
     describe,
     evaluate,
     evaluate_complete,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 
 app.command("complete")(complete.complete)
+app.command("convert")(convert.convert)
 app.command("describe")(describe.describe)
 app.command("export")(export.export)
 app.command("index")(index.index)

@@ -18,6 +18,7 @@ from pixvoice.errors import MissingToolError, OptionError, PixVoiceError
 
 if TYPE_CHECKING:
     from pixvoice.contracts import SearchModel
+    from pixvoice.evaluation.describe import Describes
     from pixvoice.evaluation.photos import Photo, Speak
     from pixvoice.evaluation.queries import Query, Setting
     from pixvoice.manifest import Sample
@@ -47,7 +48,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object in pla
 def describe(
     manifest: Manifest,
     split: Split = None,
-    bundle: Bundle = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a bundle, or of a describer's run on pretrained parts; without, what ships."),
+    ] = None,
     recognizer: RecognizerName = "ours",
     limit: Limit = None,
     engine: Engine = None,
@@ -63,15 +67,15 @@ def describe(
 
     Example: pixvoice evaluate describe flickr8k --split dev --recognizer sphinx --json
     """
-    import pixvoice
     from pixvoice.evaluation.describe import DescribeEvaluation
     from pixvoice.evaluation.recognizers import load_recognizer
     from pixvoice.evaluation.report import Report
     from pixvoice.evaluation.tables import describe_table, published_sources
 
     photos = _photos(manifest, split, limit)
-    listener = load_recognizer(recognizer, bundle)
-    describer = pixvoice.load(bundle)
+    run = bundle is not None and (bundle / "config.json").is_file()
+    listener = load_recognizer(recognizer, None if run else bundle)
+    describer = _describer(bundle, run)
     page = Report(report) if report else None
     with _speech(photos, Voiced(engine, voice, cache)) as speak:
         evaluation = DescribeEvaluation(describer, listener, speak, on_failure=_tell)
@@ -85,6 +89,19 @@ def describe(
         _note(published_sources())
     if result.n_failed:
         raise typer.Exit(1)
+
+
+def _describer(bundle: Path | None, run: bool) -> Describes:
+    """The describer of a bundle, or that of a ``run`` on pretrained parts."""
+    import pixvoice
+
+    if not run or bundle is None:
+        return pixvoice.load(bundle)
+    try:
+        from pixvoice.describe.speaker import TorchDescriber
+    except ImportError as error:
+        raise MissingToolError(f"{error.name} isn't installed; type: pip install 'pixvoice[train]'") from None
+    return TorchDescriber.load(bundle)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""PixVoxLM in PyTorch behind the ``SpeechDecoder`` contract."""
+"""A describer in PyTorch, of either size, behind the ``SpeechDecoder`` contract."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pixvoice.contracts import Codes, Floats, SpeechDecoder
 from pixvoice.describe.model import PixVoxLM
+from pixvoice.describe.pretrained import PretrainedDescriber
 
 
 class TorchState(NamedTuple):
@@ -21,9 +22,9 @@ class TorchState(NamedTuple):
 
 
 class TorchSpeechDecoder(SpeechDecoder):
-    """A ``PixVoxLM`` in evaluation mode, one step at a time."""
+    """A ``PixVoxLM``, or one on a pretrained decoder, in evaluation mode, one step at a time."""
 
-    def __init__(self, model: PixVoxLM) -> None:
+    def __init__(self, model: PixVoxLM | PretrainedDescriber) -> None:
         self.model = model.eval()
 
     @property

@@ -38,6 +38,18 @@ class PixVoxConfig:
         return self.codebook_size
 
 
+def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Loss of ``labels`` (B, K, S; -100 is ignored) given ``logits`` (K, B, S, V + 1).
+
+    Cross-entropy summed over codebooks and averaged over steps, in nats a codebook.
+    """
+    losses = [
+        F.cross_entropy(of_codebook.flatten(0, 1).float(), target.flatten(), ignore_index=IGNORE)
+        for of_codebook, target in zip(logits, labels.transpose(0, 1), strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
 class Attention(nn.Module):
     """Multi-head attention of queries (B, S, D) over keys and values (B, S', D)."""
 
@@ -157,17 +169,8 @@ class PixVoxLM(nn.Module):
         return torch.stack([head(x) for head in self.heads])
 
     def forward(self, features: Tensor, tokens: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Loss of ``labels`` (B, K, S; -100 is ignored) given inputs ``tokens`` of the same shape.
-
-        Cross-entropy summed over codebooks and averaged over steps, in nats a codebook.
-        """
-        logits = self.logits(features, tokens)
-        targets = labels.transpose(0, 1)
-        losses = [
-            F.cross_entropy(logits[k].flatten(0, 1).float(), targets[k].flatten(), ignore_index=IGNORE)
-            for k in range(self.dims.num_codebooks)
-        ]
-        return {"loss": torch.stack(losses).mean()}
+        """Loss of ``labels`` (B, K, S) given inputs ``tokens`` of the same shape; see ``token_loss``."""
+        return {"loss": token_loss(self.logits(features, tokens), labels)}
 
     def start(self, features: Tensor) -> Tensor:
         """Image features (B, P, image_dim) -> cross keys and values (layers, 2, B, heads, P, d)."""

@@ -46,7 +46,15 @@ def fingerprint(folder: Path, files: Sequence[Path], *options: int) -> str:
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise BundleError(f"no trained model in {folder} (model.safetensors is missing): train it first")
-    digest = hashlib.sha256(weights.read_bytes())
+    return stamp(weights.read_bytes(), files, *options)
+
+
+def stamp(made_by: bytes, files: Sequence[Path], *options: int) -> str:
+    """12 hexadecimal digits that change with ``made_by``, the files' names, sizes and dates, and options.
+
+    Raises InputError if a file is missing.
+    """
+    digest = hashlib.sha256(made_by)
     try:
         for file in files:
             status = file.stat()

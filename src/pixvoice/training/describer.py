@@ -1,4 +1,4 @@
-"""Task ``describer``: image features in, codec tokens out.  It sees photos and audio, never text."""
+"""Task ``describer``: photos in, speech tokens out.  It sees photos and audio, never text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from pixvoice.describe.model import IGNORE, PixVoxConfig, PixVoxLM
 from pixvoice.errors import InputError, OptionError
 from pixvoice.patterns import Pattern, make_pattern
 from pixvoice.speech.codec import Codec, CodecConfig
+from pixvoice.speech.pretrained import SpeechParts
 from pixvoice.training.caches import fingerprint, photo_features, save_arrays
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.progress import follow
@@ -29,14 +30,20 @@ from pixvoice.training.trainer import load_model, save_model, train
 class DescriberRecipe:
     """What ``task: describer`` takes: manifests with photos and audio, a trained codec and image student.
 
+    With ``decoder``, a BLIP or GiT, and the ``speech`` that it learns, it stands on pretrained parts instead, each a
+    folder or a hub id; ``image`` is where its image encoder comes from, if not from the same checkpoint.
+
     Recordings longer than ``max_frames`` token frames are left out.  The first ``teacher_steps`` steps see the
     teacher's features, which the student's training left in its ``views`` folder, in place of the student's.
     """
 
     manifests: tuple[Path, ...]
-    codec: Path
-    student: Path
     train: TrainOptions
+    codec: Path | None = None
+    student: Path | None = None
+    image: str | None = None
+    decoder: str | None = None
+    speech: SpeechParts = field(default_factory=SpeechParts)
     model: PixVoxConfig = field(default_factory=PixVoxConfig)
     split: str = "train"
     crops: int = 2
@@ -61,11 +68,20 @@ def inputs_and_labels(codes: Codes, pattern: Pattern, special: int) -> tuple[Cod
     return inputs, labels
 
 
+class PhotoViews(Protocol):
+    """What a batch shows of its photos, and by which name the describer takes it."""
+
+    takes: str
+
+    def some_view(self, photos: list[int], step: int, rng: np.random.Generator) -> Floats:
+        """A random view of each of ``photos`` (B numbers) at training step ``step``: float32 (B, ...)."""
+
+
 class CaptionBatches(Dataset[Any]):
     """``count`` whole batches of captions of about equal length; batch i is the same in every run of the same seed."""
 
-    def __init__(self, codes: list[Codes], photo: list[int], features: PhotoFeatures, recipe: DescriberRecipe) -> None:
-        self.codes, self.photo, self.features = codes, photo, features
+    def __init__(self, codes: list[Codes], photo: list[int], views: PhotoViews, recipe: DescriberRecipe) -> None:
+        self.codes, self.photo, self.views = codes, photo, views
         self.config = recipe.model
         self.pattern = make_pattern(recipe.model.pattern, recipe.model.num_codebooks)
         self.size, self.seed, self.count = recipe.train.batch_size, recipe.train.seed, recipe.train.steps
@@ -97,7 +113,7 @@ class CaptionBatches(Dataset[Any]):
         inputs = [np.pad(x, ((0, 0), (0, steps - x.shape[1])), constant_values=self.config.special) for x, _ in pairs]
         labels = [np.pad(y, ((0, 0), (0, steps - y.shape[1])), constant_values=IGNORE) for _, y in pairs]
         return {
-            "features": torch.from_numpy(self.features.some_view([self.photo[r] for r in rows], i, rng)),
+            self.views.takes: torch.from_numpy(self.views.some_view([self.photo[r] for r in rows], i, rng)),
             "tokens": torch.from_numpy(np.stack(inputs)),
             "labels": torch.from_numpy(np.stack(labels)),
         }
@@ -106,6 +122,8 @@ class CaptionBatches(Dataset[Any]):
 class PhotoFeatures:
     """Image features of 2 + ``crops`` views of each photo: the teacher's in the first steps, then the student's."""
 
+    takes = "features"
+
     def __init__(self, photos: Sequence[Path], recipe: DescriberRecipe, cache: Path) -> None:
         self.photos, self.recipe, self.cache = photos, recipe, cache
         self.views = 2 + recipe.crops
@@ -113,6 +131,7 @@ class PhotoFeatures:
     @cached_property
     def student(self) -> npt.NDArray[np.float16]:
         """(photos * views, P, D) float16, computed at the first call and kept in the cache."""
+        assert self.recipe.student is not None  # a rule of recipes
         return photo_features(self.photos, self.recipe.student, self.recipe.crops, self.cache)
 
     @cached_property
@@ -140,6 +159,16 @@ class PhotoFeatures:
         return standardised
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a training needs: codes (K, T) of each recording, views of the photos, the model, and its configuration."""
+
+    codes: list[Codes]
+    views: PhotoViews
+    model: torch.nn.Module
+    config: Any
+
+
 def encode_speech(paths: Sequence[Path], folder: Path, num_codebooks: int, cache: Path) -> list[Codes]:
     """Codes (K, T) of each recording: the first ``num_codebooks`` of those that the codec in ``folder`` gives.
 
@@ -161,13 +190,23 @@ def encode_speech(paths: Sequence[Path], folder: Path, num_codebooks: int, cache
     return np.split(flat, np.cumsum(saved["lengths"])[:-1], axis=1)
 
 
+def small_parts(recipe: DescriberRecipe, photos: Sequence[Path], audio: Sequence[Path], cache: Path) -> Parts:
+    """The tokens of ``audio`` by our codec, our image student's features, and an untrained ``PixVoxLM``."""
+    assert recipe.codec is not None  # a rule of recipes
+    codes = encode_speech(audio, recipe.codec, recipe.model.num_codebooks, cache)
+    views = PhotoFeatures(photos, recipe, cache)
+    torch.manual_seed(recipe.train.seed)
+    return Parts(codes, views, PixVoxLM(recipe.model), recipe.model)
+
+
 def run(recipe: DescriberRecipe, output: Path) -> list[dict[str, float]]:
     """Train the describer of ``recipe`` into ``output`` and return the log.
 
-    Raises InputError if a manifest, photo or recording can't be read, BundleError for a codec or image student that
-    isn't one, OptionError if the codec has other codebooks than ``recipe.model``.
+    Raises InputError if a manifest, photo or recording can't be read, BundleError for a codec, image student or
+    checkpoint that isn't one, OptionError if the speech tokens have other codebooks than ``recipe.model``.
     """
     from pixvoice.data import load_dataset
+    from pixvoice.training.full_describer import pretrained_parts
 
     torch.set_num_threads(recipe.train.threads)
     samples = [s for m in recipe.manifests for s in load_dataset(m, recipe.split) if s.audio is not None]
@@ -176,14 +215,14 @@ def run(recipe: DescriberRecipe, output: Path) -> list[dict[str, float]]:
     photos = sorted({s.image for s in samples})
     cache = recipe.cache or output / "cache"
     audio = [s.audio for s in samples if s.audio is not None]
-    codes = encode_speech(audio, recipe.codec, recipe.model.num_codebooks, cache)
+    parts = (pretrained_parts if recipe.decoder else small_parts)(recipe, photos, audio, cache)
     number = {photo: i for i, photo in enumerate(photos)}
-    kept = [i for i, c in enumerate(codes) if c.shape[1] <= recipe.max_frames]
+    kept = [i for i, c in enumerate(parts.codes) if 0 < c.shape[1] <= recipe.max_frames]
+    if not kept:
+        raise InputError(f"every recording is empty, or longer than max_frames ({recipe.max_frames}): raise it")
     rows = [number[samples[i].image] for i in kept]
-    batches = CaptionBatches([codes[i] for i in kept], rows, PhotoFeatures(photos, recipe, cache), recipe)
-    torch.manual_seed(recipe.train.seed)
-    model = PixVoxLM(recipe.model)
+    batches = CaptionBatches([parts.codes[i] for i in kept], rows, parts.views, recipe)
     options = replace(recipe.train, batch_size=1)
-    log = train(model, batches, options, output, collate=lambda items: items[0], in_order=True)
-    save_model(model, recipe.model, "describer", output)
+    log = train(parts.model, batches, options, output, collate=lambda items: items[0], in_order=True)
+    save_model(parts.model, parts.config, "describer", output)
     return log

@@ -261,7 +261,7 @@ def _nearest(name: str, allowed: Sequence[str] | Mapping[str, Any], prefix: str)
 
 ZERO_ALLOWED = {
     "seed", "warmup_steps", "weight_decay", "clip_norm", "crops", "teacher_steps", "speed_change", "passes", "prompts",
-    "inner", "each",
+    "inner", "each", "layer",
 }  # fmt: skip
 ONE_OF = {"pattern": tuple(PATTERNS), "variant": VARIANTS, "transcripts": ("recognizer", "truth", "both")}
 
@@ -307,6 +307,10 @@ RULES = (
     Rule("student", ("model.image_size",), lambda size: size % 32 == 0, "model.image_size: {0} is not divisible by 32"),
     Rule("student", ("model.widths", "model.blocks"), lambda widths, blocks: len(widths) == len(blocks) == 4,
          "model.widths: {0} and model.blocks: {1} must have four numbers each, one a stage"),
+    Rule("describer", ("decoder", "speech.checkpoint", "codec", "student"),
+         lambda decoder, speech, *small: bool(speech) and not any(small) if decoder else all(small),
+         "codec: {2} and student: {3} must both be paths, or, without them, decoder: {0} and speech.checkpoint: {1}"
+         " name pretrained parts"),
     Rule("describer", ("model.width", "model.heads"), lambda width, heads: width % heads == 0,
          "model.width: {0} is not divisible by model.heads ({1})"),
     Rule("retriever", ("image", "recognizer", "student"), lambda image, *small: image or all(small),

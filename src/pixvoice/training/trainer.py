@@ -102,7 +102,7 @@ def save_model(model: nn.Module, config: Any, task: str, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     weights = save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
     write_bytes_atomically(output / "model.safetensors", weights)
-    text = json.dumps({"task": task, "config": asdict(config)}, indent=2)
+    text = json.dumps({"task": task, "config": asdict(config)}, indent=2, default=str)  # a path as text
     write_bytes_atomically(output / "config.json", text.encode())
 
 

@@ -1,0 +1,97 @@
+"""From the names in a recipe to a describer: PixVoxLM on BLIP, or Im2Sp on GiT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import BlipForConditionalGeneration, BlipImageProcessorPil, CLIPImageProcessorPil, GitForCausalLM
+
+from pixvoice.describe.hf_blip import BlipDescriber
+from pixvoice.describe.hf_git import GitDescriber
+from pixvoice.describe.model import PixVoxConfig, PixVoxLM
+from pixvoice.describe.pretrained import PretrainedDescriber, PretrainedImage
+from pixvoice.retrieve.hf_load import guarded, load_config, load_tower
+from pixvoice.speech.pretrained import SpeechParts, refuse_pickles
+
+MODELS: Mapping[str, Any] = {"blip": BlipForConditionalGeneration, "git": GitForCausalLM}
+PROCESSORS: Mapping[str, Any] = {"blip": BlipImageProcessorPil, "git": CLIPImageProcessorPil}
+DESCRIBERS: Mapping[str, Any] = {"blip": BlipDescriber, "git": GitDescriber}
+WANTED = "BLIP or GiT that captions photos"
+
+
+@dataclass(frozen=True)
+class FullDescriberConfig:
+    """A describer on pretrained parts, each a folder or a hub id; saved beside its weights.
+
+    ``image`` is frozen and never saved; ``decoder`` is where the text decoder began.
+    """
+
+    model: PixVoxConfig
+    image: str
+    decoder: str
+    speech: SpeechParts = field(default_factory=SpeechParts)
+
+
+def describer_from_json(**sections: Any) -> FullDescriberConfig | PixVoxConfig:
+    """What ``dataclasses.asdict`` and JSON made of either.  Raises TypeError or KeyError for anything else."""
+    if "decoder" not in sections:
+        return PixVoxConfig(**sections)
+    speech, model = SpeechParts.from_json(**sections["speech"]), PixVoxConfig(**sections["model"])
+    return FullDescriberConfig(model, sections["image"], sections["decoder"], speech)
+
+
+def load_captioner(checkpoint: str) -> tuple[str, Any]:
+    """The kind (``blip`` or ``git``) and the model of a checkpoint, by folder or hub id.
+
+    Raises BundleError if there is no such checkpoint, it is neither, or a file is missing, damaged or a pickle.
+    """
+    refuse_pickles(checkpoint)
+    kind = str(load_config(checkpoint, MODELS, WANTED).model_type)
+    return kind, load_tower(checkpoint, MODELS[kind], WANTED)
+
+
+def image_part(checkpoint: str, kind: str, model: Any) -> PretrainedImage:
+    """The image encoder of a captioner, with the preprocessing of its checkpoint."""
+    tower = model.vision_model if kind == "blip" else model.git.image_encoder
+    return PretrainedImage(tower, guarded(checkpoint, WANTED, lambda: PROCESSORS[kind].from_pretrained(checkpoint)))
+
+
+def full_describer(config: FullDescriberConfig) -> PretrainedDescriber:
+    """The describer of ``config``, its checkpoints loaded, its codebooks untrained.
+
+    Raises:
+        BundleError: as ``load_captioner``, or image encoder and decoder don't fit together.
+        OptionError: the decoder has too few positions for ``model.max_steps``.
+    """
+    kind, model = load_captioner(config.decoder)
+    seen = (kind, model) if config.image == config.decoder else load_captioner(config.image)
+    describer: PretrainedDescriber = DESCRIBERS[kind](config.model, image_part(config.image, *seen), model)
+    return describer
+
+
+def build(config: FullDescriberConfig | PixVoxConfig) -> PretrainedDescriber | PixVoxLM:
+    """The untrained describer of either configuration.  Raises as ``full_describer`` does."""
+    return full_describer(config) if isinstance(config, FullDescriberConfig) else PixVoxLM(config)
+
+
+def load_full(folder: Path) -> tuple[PretrainedDescriber, FullDescriberConfig]:
+    """A trained describer on pretrained parts, from the folder of its run, and its configuration.
+
+    Raises BundleError if the folder holds none, or a checkpoint that it was trained on isn't there.
+    """
+    from pixvoice.errors import BundleError
+    from pixvoice.training.trainer import load_model
+
+    read: list[FullDescriberConfig] = []
+
+    def make(config: FullDescriberConfig | PixVoxConfig) -> PretrainedDescriber:
+        if not isinstance(config, FullDescriberConfig):
+            raise BundleError(f"{folder} holds a small describer: export it, and give the bundle")
+        read.append(config)
+        return full_describer(config)
+
+    model = load_model(folder, "describer", describer_from_json, make)
+    return model, read[0]

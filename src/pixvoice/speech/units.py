@@ -1,0 +1,168 @@
+"""Speech units: features of one layer of HuBERT -> nearest of K centroids -> runs of equal units merged.
+
+Sources: Hsu et al. 2021 (HuBERT, arXiv 2106.07447); Lakhotia et al. 2021 (units by k-means, arXiv 2102.01192); Kim et
+al. 2023 (Im2Sp, arXiv 2309.08531: layer 6, 200 clusters, merged runs).
+
+Letters: N clusters, T units, F frames (of 20 ms), D width, L samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from transformers import HubertModel, Wav2Vec2FeatureExtractor
+
+from pixvoice.contracts import Audio, Codes, Floats, SpeechTokenizer
+from pixvoice.errors import BundleError, OptionError
+from pixvoice.retrieve.hf_load import guarded, load_tower
+from pixvoice.speech.transformers_asr import split_at_pauses
+from pixvoice.speech.vocoder import UnitVocoder
+
+WANTED = "HuBERT"
+CENTROIDS = "centroids"
+
+
+class HubertFeatures:
+    """The hidden frames of one layer of a HuBERT checkpoint."""
+
+    def __init__(self, checkpoint: str | Path, layer: int) -> None:
+        """``layer`` counts from 1; 0 is what goes into the first.
+
+        Raises BundleError for a checkpoint that can't be loaded, OptionError for a layer that it doesn't have.
+        """
+        name = str(checkpoint)
+        self.layer = layer
+        self.extractor = guarded(name, WANTED, lambda: Wav2Vec2FeatureExtractor.from_pretrained(name))
+        self.model: Any = load_tower(name, HubertModel, WANTED).eval().requires_grad_(False)
+        config = self.model.config
+        if not 0 <= layer <= config.num_hidden_layers:
+            raise OptionError(f"speech.layer: {layer}, but {name} has layers 1 to {config.num_hidden_layers}")
+        self.width, self.sample_rate = int(config.hidden_size), int(self.extractor.sampling_rate)
+        self.model.encoder.layers = self.model.encoder.layers[: layer + 1]  # those above it aren't needed
+        self.shortest, self.hop = 1, 1  # samples of the first frame, and from one frame to the next
+        for kernel, stride in reversed(list(zip(config.conv_kernel, config.conv_stride, strict=True))):
+            self.shortest, self.hop = (self.shortest - 1) * stride + kernel, self.hop * stride
+
+    @torch.inference_mode()
+    def __call__(self, audio: Audio) -> Floats:
+        """Audio (L,) -> frames (F, D).  A recording of more than 30 s is cut at its quietest places."""
+        pieces = [piece for piece in split_at_pauses(audio, self.sample_rate) if len(piece) >= self.shortest]
+        frames = [self._frames(piece) for piece in pieces]
+        return np.concatenate(frames) if frames else np.zeros((0, self.width), np.float32)
+
+    def _frames(self, piece: Audio) -> Floats:
+        inputs = self.extractor(piece, sampling_rate=self.sample_rate, return_tensors="pt")["input_values"]
+        found: Floats = self.model(inputs, output_hidden_states=True).hidden_states[self.layer][0].numpy()
+        return found
+
+
+class UnitTokenizer(SpeechTokenizer):
+    """Merged HuBERT units as one codebook; the vocoder's duration predictor gives their lengths back."""
+
+    def __init__(self, features: HubertFeatures, centroids: Floats, vocoder: UnitVocoder | None = None) -> None:
+        """``centroids`` (N, D); without ``vocoder`` it only encodes.
+
+        Raises BundleError if the three don't fit together.
+        """
+        if centroids.shape[1] != features.width:
+            raise BundleError(
+                f"speech.kmeans: its centroids are {centroids.shape[1]} wide, but the HuBERT's frames {features.width};"
+                " give the k-means of this HuBERT's layer"
+            )
+        self.features, self.centroids, self.vocoder = features, centroids, vocoder
+        if vocoder is not None:
+            self._check(vocoder)
+
+    def _check(self, vocoder: UnitVocoder) -> None:
+        config = vocoder.config
+        ours = {"units": len(self.centroids), "Hz": self.sample_rate, "samples a frame": self.features.hop}
+        theirs = (config.num_embeddings, config.sampling_rate, config.code_hop_size)
+        for (what, own), other in zip(ours.items(), theirs, strict=True):
+            if own != other:
+                raise BundleError(
+                    f"speech.vocoder: speaks {other} {what}, but HuBERT and k-means make {own}; give the vocoder that"
+                    " was trained on these units"
+                )
+
+    @property
+    def sample_rate(self) -> int:
+        """Audio samples a second (Hz)."""
+        return self.features.sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second (Hz) before runs are merged: the most units that a second can have."""
+        return self.sample_rate / self.features.hop
+
+    @property
+    def num_codebooks(self) -> int:
+        """K = 1."""
+        return 1
+
+    @property
+    def codebook_size(self) -> int:
+        """V, the clusters."""
+        return len(self.centroids)
+
+    def encode(self, audio: Audio) -> Codes:
+        """Audio (L,) -> units (1, T), no two neighbours equal."""
+        return merge_runs(self.frame_units(audio))[0][None]
+
+    def frame_units(self, audio: Audio) -> Codes:
+        """Audio (L,) -> the unit of each frame (F,)."""
+        frames = self.features(np.asarray(audio, dtype=np.float32))
+        distances = (self.centroids**2).sum(axis=1) - 2 * frames @ self.centroids.T  # |frame|^2 is the same for all
+        return np.asarray(distances.argmin(axis=1), dtype=np.int64)
+
+    @torch.inference_mode()
+    def decode(self, codes: Codes) -> Audio:
+        """Units (1, T) -> audio (L,), by predicted durations.  Raises OptionError without a vocoder."""
+        if self.vocoder is None:
+            raise OptionError("speech.vocoder: is missing; give the folder of a unit HiFi-GAN (docs/full-size.md)")
+        if not codes.shape[1]:
+            return np.zeros(0, dtype=np.float32)
+        audio: Audio = self.vocoder(torch.from_numpy(codes[0])).numpy()
+        return audio
+
+    def decode_stream(self, frames: Iterable[Codes]) -> Iterator[Audio]:
+        """Pieces of units (1, t) -> the audio, in one piece at the end: the vocoder looks both ways."""
+        audio = self.decode(np.concatenate([np.zeros((1, 0), np.int64), *frames], axis=1))
+        if len(audio):
+            yield audio
+
+
+def merge_runs(units: Codes) -> tuple[Codes, Codes]:
+    """Units of frames (F,) -> units with runs of equal ones merged (T,), and the frames of each (T,).
+
+    ``np.repeat`` of the two is the argument again.
+    """
+    if not len(units):
+        return units, np.zeros(0, np.int64)
+    first = np.concatenate([[0], np.flatnonzero(units[1:] != units[:-1]) + 1])
+    return units[first], np.diff(first, append=len(units))
+
+
+def read_centroids(path: Path) -> npt.NDArray[np.float32]:
+    """The centroids (N, D) in a safetensors file that ``pixvoice convert`` made.
+
+    Raises BundleError for a file that isn't one; a pickle is told how it becomes one.
+    """
+    if path.suffix != ".safetensors":
+        raise BundleError(
+            f"{path}: no safetensors, and a pickle can run code when it is read; turn it into one that can't:"
+            f" pixvoice convert {path} -o {path.with_suffix('.safetensors')}"
+        )
+    try:
+        found: npt.NDArray[np.float32] = load_file(path)[CENTROIDS].astype(np.float32)
+    except (OSError, KeyError, SafetensorError) as error:
+        raise BundleError(f"{path}: holds no k-means ({' '.join(str(error).split())}); convert it again") from None
+    if found.ndim != 2 or not len(found):
+        raise BundleError(f"{path}: centroids of shape {found.shape}; a k-means has (clusters, width)")
+    return found

@@ -1,0 +1,109 @@
+"""Task ``describer`` on pretrained parts: pixels in place of kept features, EnCodec's codes or HuBERT's units."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import ImageOps
+from rich.console import Console
+
+from pixvoice.audio import read_audio
+from pixvoice.contracts import Codes, Floats, SpeechTokenizer
+from pixvoice.describe.build import FullDescriberConfig, full_describer
+from pixvoice.describe.pretrained import PretrainedImage
+from pixvoice.errors import OptionError
+from pixvoice.images import read_image
+from pixvoice.retrieve.model import count_parameters
+from pixvoice.speech.pretrained import load_speech_tokenizer
+from pixvoice.training.caches import save_arrays, stamp
+from pixvoice.training.describer import DescriberRecipe, Parts
+from pixvoice.training.progress import follow
+from pixvoice.training.student import crop
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PART = 1000  # recordings whose codes are kept in one file
+
+
+class PhotoPixels:
+    """Pixels of 2 + ``crops`` views of each photo (whole, mirrored, random crops), made when they are asked for."""
+
+    takes = "pixels"
+
+    def __init__(self, photos: Sequence[Path], image: PretrainedImage, crops: int) -> None:
+        self.photos, self.image, self.views = photos, image, 2 + crops
+
+    def some_view(self, photos: list[int], step: int, rng: np.random.Generator) -> Floats:
+        """Pixels (B, 3, H, W) of a random view of each of ``photos`` (B numbers), as the image encoder takes them."""
+        views = [self._view(photo, int(rng.integers(self.views))) for photo in photos]
+        pixels: Floats = self.image.prepare(views).numpy()
+        return pixels
+
+    def _view(self, photo: int, number: int) -> Image:
+        shown = crop(read_image(self.photos[photo]), number, seed=photo)
+        return ImageOps.mirror(shown) if number % 2 else shown
+
+
+class SpokenTokens:
+    """The codes (K, T) of recordings, kept in ``cache`` by parts, so that a killed run encodes none of them twice."""
+
+    def __init__(self, recipe: DescriberRecipe, cache: Path) -> None:
+        self.speech, self.model, self.cache = recipe.speech, recipe.model, cache
+
+    @cached_property
+    def tokenizer(self) -> SpeechTokenizer:
+        """What the recipe names.  Raises what ``load_speech_tokenizer`` raises."""
+        return load_speech_tokenizer(self.speech, self.model.num_codebooks, self.model.codebook_size)
+
+    def of(self, recordings: Sequence[Path]) -> list[Codes]:
+        """The codes of each recording.  Raises InputError for one that can't be read."""
+        made_by = self._made_by(self.tokenizer)
+        codes: list[Codes] = []
+        for start in range(0, len(recordings), PART):
+            part = recordings[start : start + PART]
+            path = self.cache / f"codes-{stamp(made_by, part)}.npz"
+            if not path.exists():
+                self._encode(part, path)
+            saved = np.load(path)
+            codes += np.split(saved["flat"].astype(np.int64), np.cumsum(saved["lengths"])[:-1], axis=1)
+        return codes
+
+    def _encode(self, part: Sequence[Path], path: Path) -> None:
+        rate = self.tokenizer.sample_rate
+        codes = [self.tokenizer.encode(read_audio(one, rate)) for one in follow(part, "speech tokens")]
+        flat = np.concatenate(codes, axis=1).astype(np.int16)
+        save_arrays(path, flat=flat, lengths=np.array([c.shape[1] for c in codes]))
+
+    def _made_by(self, tokenizer: SpeechTokenizer) -> bytes:
+        """Changes with the options, and with what the tokenizer makes of a second of noise."""
+        noise = np.random.default_rng(0).normal(0.0, 0.1, tokenizer.sample_rate).astype(np.float32)
+        options = self.speech.sample_rate, self.speech.bandwidth, self.speech.layer
+        digest = hashlib.sha256(repr(options).encode())
+        digest.update(tokenizer.encode(noise).tobytes())
+        return digest.digest()
+
+
+def pretrained_parts(recipe: DescriberRecipe, photos: Sequence[Path], audio: Sequence[Path], cache: Path) -> Parts:
+    """The tokens of ``audio``, the photos' pixels, and a describer on the recipe's checkpoints.
+
+    Raises BundleError, MissingToolError or OptionError for parts that aren't there or don't fit the recipe.
+    """
+    assert recipe.decoder is not None  # why it was called
+    if recipe.teacher_steps:
+        raise OptionError(f"teacher_steps: {recipe.teacher_steps}, but pretrained parts have no teacher; give 0")
+    config = FullDescriberConfig(recipe.model, recipe.image or recipe.decoder, recipe.decoder, recipe.speech)
+    tokens = SpokenTokens(recipe, cache)
+    tokens.tokenizer  # noqa: B018  the cheapest of the parts says first what is wrong with it
+    torch.manual_seed(recipe.train.seed)
+    model = full_describer(config)
+    trained, frozen = count_parameters(model)
+    Console(stderr=True).print(f"trainable {trained:,} of {trained + frozen:,} parameters", highlight=False)
+    views = PhotoPixels(photos, model.image, recipe.crops)
+    return Parts(tokens.of(audio), views, model, config)
