@@ -36,7 +36,7 @@ def test_the_audio_element_repeats_what_was_heard(visit: Visit) -> None:
     visitor.page.click("#repeat")
     assert visitor.page.evaluate(LISTEN) > 0.05
     assert visitor.page.evaluate("document.querySelector('#audio').playbackRate") == 0.8
-    visitor.page.click("#stop")
+    visitor.page.click("#hear")
     visitor.says("Stopped")
     visitor.page.click("#second")
     assert visitor.page.evaluate(LISTEN) > 0.05

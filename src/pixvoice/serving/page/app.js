@@ -130,7 +130,8 @@ function stop() {
 }
 
 function changeSpeed(step) {
-  say(text("speed", { percent: Math.round(100 * player.changeSpeed(step)) }));
+  const percent = Math.round(100 * player.changeSpeed(step));
+  if (player.state !== "speaking") say(text("speed", { percent })); // else it is heard
 }
 
 // --- the camera ---------------------------------------------------------------------------------------------------
@@ -308,7 +309,6 @@ const presses = {
   repeat: keys.r,
   slower: keys.s,
   faster: keys.f,
-  stop,
   second: playSecondLook,
   similar: () => search({ photo }),
 };

@@ -15,7 +15,9 @@ export class Camera {
 
   /** Rejects if the browser gives no camera. */
   async open() {
-    this.#stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 }, facingMode: "environment" } });
+    this.#stream = await navigator.mediaDevices.getUserMedia({
+      video: { width: { ideal: 1280 }, facingMode: "environment" },
+    });
     this.#video.srcObject = this.#stream;
     await this.#video.play();
   }

@@ -1,5 +1,5 @@
-// A button that is held: with a finger, a mouse, the space bar or Enter.  For those who can't hold, a short press starts
-// and the next one ends; so does the click that a screen reader or a switch makes.
+// A button that is held: with a finger, a mouse, the space bar or Enter.  For those who can't hold, a short press
+// starts and the next one ends; so does the click that a screen reader or a switch makes.
 
 const HOLD_MS = 400; // shorter is a press
 const KEYS = new Set([" ", "Enter"]);

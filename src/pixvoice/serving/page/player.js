@@ -1,7 +1,7 @@
 // Speech that is heard while it arrives, and again, slower or faster, when it is there.
 //
-// What arrives goes through Web Audio, piece after piece without a gap; the whole goes to an <audio> element, which keeps
-// the pitch when the speed changes.  A change of speed while the speech arrives takes effect when it is whole.
+// What arrives goes through Web Audio, piece after piece without a gap; the whole goes to an <audio> element, which
+// keeps the pitch when the speed changes.  A change of speed while the speech arrives takes effect when it is whole.
 
 import { WavReader, wavOf } from "./wav.js";
 
@@ -38,7 +38,7 @@ export class Player extends EventTarget {
 
   /**
    * Speak what `open(signal)` promises to answer: a response whose body is a WAV.  Returns when it is whole: true, or
-   * false if other speech took its place or there was none.  To be called from a press of a button, or after `unlock` was.
+   * false if other speech took its place or there was none.  To be called from a press of a button, or after `unlock`.
    */
   async speak(open) {
     this.drop();
@@ -64,7 +64,7 @@ export class Player extends EventTarget {
     this.drop();
     this.#whole = true;
     this.#load(wav);
-    this.#audio.play();
+    this.#start();
   }
 
   repeat() {
@@ -72,7 +72,7 @@ export class Player extends EventTarget {
     this.#quiet = false;
     if (this.#whole) {
       this.#audio.currentTime = 0;
-      this.#audio.play();
+      this.#start();
       return;
     }
     const pieces = this.#pieces.splice(0);
@@ -160,12 +160,17 @@ export class Player extends EventTarget {
     this.#audio.defaultPlaybackRate = this.#audio.playbackRate = this.speed;
   }
 
+  /** Let the <audio> element play; when it is stopped before it could, it stays silent. */
+  #start() {
+    this.#audio.play().catch(() => {});
+  }
+
   /** From Web Audio to the <audio> element, in the middle of the speech. */
   #handOver() {
     const now = this.#context.currentTime;
     const heard = this.#playing.findLast((piece) => piece.at <= now);
     this.#audio.currentTime = heard ? heard.from + Math.min(now - heard.at, heard.node.buffer.duration) : 0;
-    this.#audio.play();
+    this.#start();
   }
 
   #silence() {

@@ -20,9 +20,10 @@ export class Recorder {
       this.#context = new AudioContext();
       await this.#context.audioWorklet.addModule(new URL("recorder-worklet.js", import.meta.url));
       await this.#beep();
-      this.#tap = new AudioWorkletNode(this.#context, "tap", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
+      this.#tap = new AudioWorkletNode(this.#context, "tap", { channelCount: 1, channelCountMode: "explicit" });
       this.#tap.port.onmessage = ({ data }) => this.#pieces.push(data);
-      this.#context.createMediaStreamSource(this.#stream).connect(this.#tap);
+      // It gives out silence; what leads nowhere isn't run by every browser.
+      this.#context.createMediaStreamSource(this.#stream).connect(this.#tap).connect(this.#context.destination);
     } catch (error) {
       this.cancel();
       throw error;

@@ -11,7 +11,7 @@ export class Results {
     this.#list = list;
   }
 
-  /** Show `found` in place of what was there.  `load(address)` gives the blob of a photo, `choose(result)` is called with the one pressed. */
+  /** Show `found` in place of what was there; `load(address)` gives a photo, `choose(result)` is told of a press. */
   show(found, { load, choose }) {
     this.clear();
     found.forEach((result, i) => {

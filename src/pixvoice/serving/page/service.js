@@ -25,7 +25,8 @@ export class Service {
 
   /** A photo -> the best description that there is, whole, with how sure the machine is. */
   async describeWell(photo, length, signal) {
-    const response = await this.#send(`v1/describe?length=${length}`, { photo }, { Accept: "application/json" }, signal);
+    const path = `v1/describe?length=${length}`;
+    const response = await this.#send(path, { photo }, { Accept: "application/json" }, signal);
     return response.json();
   }
 
@@ -43,7 +44,7 @@ export class Service {
 
   #send(path, files, headers, signal) {
     const body = new FormData();
-    for (const [field, file] of Object.entries(files)) body.append(field, file, field); // the file's own name stays here
+    for (const [field, file] of Object.entries(files)) body.append(field, file, field); // its own name stays here
     return this.#call(path, { method: "POST", body, headers, signal });
   }
 

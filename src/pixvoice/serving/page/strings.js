@@ -31,29 +31,28 @@ const strings = {
   repeat: "Repeat",
   slower: "Slower",
   faster: "Faster",
-  stop: "Stop",
   speed: "Speed {percent} percent.",
   stopped: "Stopped.",
   ended: "That was the description.",
-  second: "Hear a second, more careful look",
+  second: "Hear a second look",
   length: "Length",
   lengthShort: "Short",
   lengthNormal: "Normal",
   lengthLong: "Long",
 
   // What the machine thinks of its second look: the keys are the service's words.
-  sure: "The machine is sure of it, but it can still be wrong.",
-  "fairly sure": "It is probably so: the machine is fairly sure.",
-  unsure: "It may be so: the machine is unsure.",
-  "a guess": "It may be something else: the machine is guessing.",
+  sure: "After a second look, the machine is sure. It can still be wrong.",
+  "fairly sure": "After a second look, it is probably so: the machine is fairly sure.",
+  unsure: "After a second look, it may be so: the machine is unsure.",
+  "a guess": "After a second look, it may be something else: the machine is guessing.",
 
   searchTitle: "Find photos by speaking",
   talk: "Hold to speak",
   talkOn: "Listening",
-  talkHelp: "{count} photos can be found. Hold the button, or the space bar on it, while you say what is in the photo. " +
-    "If you can’t hold: press once to start and once more to stop.",
-  talkHelpOne: "One photo can be found. Hold the button, or the space bar on it, while you say what is in the photo. " +
-    "If you can’t hold: press once to start and once more to stop.",
+  talkHelp: "{count} photos can be found. Hold the button, or the space bar on it, while you say what is in the " +
+    "photo. If you can’t hold: press once to start and once more to stop.",
+  talkHelpOne: "One photo can be found. Hold the button, or the space bar on it, while you say what is in the " +
+    "photo. If you can’t hold: press once to start and once more to stop.",
   talkReady: "The microphone is ready. Hold the button and speak.",
   talkShort: "That was too short. Hold the button while you speak.",
   talkCancelled: "Nothing was sent.",
@@ -80,9 +79,10 @@ const strings = {
   failed: "The service answered {status} without saying why.",
 
   keys: "Keys: R repeats, S slower, F faster. Escape always stops.",
-  caution: "The speech is made by a machine that learned from few photos. It is often wrong: don’t use it where safety " +
-    "depends on it.",
-  privacy: "Your photo and your voice go to the service that this page came from, and nowhere else. It doesn’t keep them.",
+  caution: "The speech is made by a machine that learned from few photos. It is often wrong: don’t use it where " +
+    "safety depends on it.",
+  privacy: "Your photo and your voice go to the service that this page came from, and nowhere else. It doesn’t keep " +
+    "them.",
 };
 
 /** The text called `key`, with its {words} filled in. */
