@@ -56,19 +56,26 @@ def serve(
     )  # fmt: skip
     with _listen(settings) as listener:
         try:
-            with ThreadPoolExecutor(1) as pool:  # the describer is loaded while the photos are looked through
-                loading = pool.submit(_load, settings)
-                import uvicorn  # noqa: F401
-
-                import pixvoice.serving.app  # noqa: F401  (its packages are imported meanwhile)
-
-                searcher = _searcher(settings, index)
-                describer = loading.result()
+            describer, searcher = _load(settings, index)
         except ModuleNotFoundError as error:
             raise MissingToolError(
                 f"the service needs {error.name}; to install it type: pip install 'pixvoice[serve]'"
             ) from None
         asyncio.run(_serve(settings, listener, describer, searcher))
+
+
+def _load(settings: Settings, index: bool) -> tuple[Describer, Searcher | None]:
+    """The describer, and the searcher of the photos if there are any; packages are imported meanwhile."""
+    import uvicorn  # noqa: F401
+
+    import pixvoice
+
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(pixvoice.load, settings.bundle, settings.threads)
+        import pixvoice.serving.app
+
+        searcher = _searcher(settings, index)
+        return loading.result(), searcher
 
 
 def _token(file: Path) -> str:
@@ -103,12 +110,6 @@ def _listen(settings: Settings) -> socket.socket:
         where = f"--host {settings.host} --port {settings.port}"
         raise OptionError(f"{where}: {error.strerror}; give another, or --port 0 for any that is free") from None
     return listener
-
-
-def _load(settings: Settings) -> Describer:
-    from pixvoice.serving.engine import load_describer
-
-    return load_describer(settings)
 
 
 def _searcher(settings: Settings, index: bool) -> Searcher | None:
