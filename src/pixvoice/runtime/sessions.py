@@ -22,7 +22,7 @@ from pixvoice.runtime.bundle import (
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-MAX_CHUNK_FRAMES = 8  # frames that a piece of streamed audio grows to
+MAX_CHUNK_FRAMES = 16  # frames that a piece of streamed audio grows to; each costs what it must see besides
 
 
 class OnnxImageEncoder(ImageEncoder):
@@ -156,7 +156,7 @@ class OnnxSpeechTokenizer(SpeechTokenizer):
         return audio.clip(-1.0, 1.0)
 
     def decode_stream(self, frames: Iterable[Codes]) -> Iterator[Audio]:
-        """Pieces of codes (K, t) -> pieces of audio; the first after one certain frame, later ones up to eight long.
+        """Pieces of codes (K, t) -> pieces of audio: one frame, then as much as was spoken before, up to sixteen.
 
         Each piece is decoded with as many frames before and after it as the decoder can see, so that the pieces joined
         together equal ``decode`` of the joined codes.
@@ -174,7 +174,7 @@ class OnnxSpeechTokenizer(SpeechTokenizer):
 
 
 class Voice:
-    """Frames in; audio out as soon as it is certain: the first after one certain frame, later pieces up to eight."""
+    """Frames in; audio out as soon as it is certain: one frame, then as much as was spoken before, up to sixteen."""
 
     def __init__(self, tokenizer: OnnxSpeechTokenizer) -> None:
         self.tokenizer, self.sizes = tokenizer, tokenizer.sizes
