@@ -18,7 +18,7 @@ from pixvoice.audio import read_audio, write_wav
 RATE = 16_000  # Hz
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> str:
     """Where Chromium is."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -27,7 +27,7 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def launch(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
     """A browser by what is said into its microphone; one for each recording."""
     reason = "needs Playwright (the dev extra)"
@@ -57,7 +57,7 @@ def launch(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     playwright.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of five photos, indexed."""
     pytest.importorskip("lancedb", reason="needs the search extra")
@@ -68,7 +68,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(chromium: str, photos: Path) -> Iterator[str]:
     """The address of a service that says what the bundle that ships says, and finds five photos."""
     pytest.importorskip("fastapi", reason="needs the serve extra")

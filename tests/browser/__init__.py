@@ -1,0 +1,1 @@
+"""Tests of the page: a package, so that the browser and the service end with them (see conftest.py)."""
