@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 RECORDINGS = Path(__file__).resolve().parent / "browser" / "recordings"
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
-WAIT_MS = 30_000.0  # for whatever a busy machine needs
+WAIT_MS = 60_000.0  # for whatever a busy machine needs
 
 # Notes the peak of every piece that is scheduled, and whether the whole speech had arrived by then.
 NOTE_SOUND = """
