@@ -31,7 +31,8 @@ from pixvoice.serving import Settings, create_app
 from pixvoice.serving.engine import Busy, TimedOut
 from service import TOKEN, ToneEngine, indexed, jpeg
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
 
 
 @contextlib.contextmanager
@@ -212,6 +213,18 @@ def test_the_real_service_speaks_and_finds(process: tuple[subprocess.Popen[str],
     assert results.heard and results.results[0].name == "moose.jpg"
     with pytest.raises(ServiceError, match="the photo: "):
         client.describe(b"no photo")
+
+
+def test_the_lines_of_the_guide(
+    process: tuple[subprocess.Popen[str], Client, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Python of docs/service.md, typed as it stands there."""
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.+?)```", (ROOT / "docs" / "service.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    exec(blocks[0].replace("http://127.0.0.1:8080", process[1].url), {})  # the guide is ours
+    assert {path.name for path in tmp_path.glob("*.wav")} == {"moose.wav", "streamed.wav"}
 
 
 @pytest.mark.parametrize(

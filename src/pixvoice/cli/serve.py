@@ -155,9 +155,9 @@ async def _serve(settings: Settings, listener: socket.socket, describer: Describ
         proxy_headers=False,
         timeout_graceful_shutdown=round(settings.timeout_s) + _GRACE_S,
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what uvicorn raises again when it has stopped
     listener.listen(config.backlog)  # so that whoever reads the next line can connect
     address, port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     typer.echo(f"PixVoice listens on http://{shown}:{port}/ (Ctrl+C stops it)", err=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what uvicorn raises again when it has stopped
     await uvicorn.Server(config).serve(sockets=[listener])
