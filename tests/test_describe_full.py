@@ -186,7 +186,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not(spoken: Path, tmp_path: Pa
 
 def test_a_run_is_evaluated_as_a_bundle_is(java: None, spoken: Path, tmp_path: Path, capsys: Any) -> None:
     Run(recipe_of("git", spoken, steps=1), tmp_path / "run").train()
-    arguments = ["evaluate", "describe", str(spoken / "manifest.jsonl"), "--limit", "1", "--json"]
+    arguments = ["evaluate", "describe", str(spoken / "manifest.jsonl"), "--split", "train", "--limit", "1", "--json"]
     assert cli.run([*arguments, "--bundle", str(tmp_path / "run")]) == 0
     assert json.loads(capsys.readouterr().out)["n_photos"] == 1
 
