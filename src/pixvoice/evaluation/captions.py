@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]
         )
     with _java_on_path(), _silence():
         try:
-            return _score(_tokenize([[text] for text in hypotheses]), _tokenize(references))
+            return _score(_tokenize(tuple((text,) for text in hypotheses)), _tokenize(tuple(map(tuple, references))))
         except ImportError as error:
             raise _missing("pycocoevalcap") from error
         except (OSError, ValueError) as error:
@@ -92,8 +92,12 @@ def _stop(program: subprocess.Popen[bytes]) -> None:
     program.communicate()
 
 
-def _tokenize(texts: Sequence[Sequence[str]]) -> dict[int, list[str]]:
-    """Texts of each photo -> PTB words joined by single spaces, without punctuation."""
+@lru_cache(maxsize=32)
+def _tokenize(texts: tuple[tuple[str, ...], ...]) -> dict[int, list[str]]:
+    """Texts of each photo -> PTB words joined by single spaces, without punctuation.
+
+    Java starts anew each time, and the same texts are often scored in several ways.
+    """
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     # One line a text: the tokenizer pairs texts and lines by their order, so any other line break would shift them all.

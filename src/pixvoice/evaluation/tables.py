@@ -51,26 +51,25 @@ def describe_table(result: DescribeResult) -> Table:
 def complete_table(results: Sequence[CompleteResult]) -> Table:
     """A section a way of scoring, at least one result; the published rows above those of their way."""
     table = _table("system, percent given", *HEADS[: len(METRICS)], "s given", "s more")
-    percents = sorted({result.percent for result in results})
     table.add_row("[italic]whole utterance, all captions (as published)")
-    for percent in percents:
+    for percent in sorted({result.percent for result in results}):
         for row in COMPLETION.get(percent, ()):
             table.add_row(f"{row.name}, {percent} %, published", *_numbers(row), "-", "-")
-    ways = {
-        None: ("whole", "ceiling"),
-        "generated alone, the rest of the caption": ("generated", "unprompted", "ceiling_generated"),
-        "generated alone, all captions": ("generated_all",),
-    }
-    for heading, scores in ways.items():
-        if heading:
-            table.add_section()
-            table.add_row(f"[italic]{heading}")
-        for result in sorted(results, key=lambda result: result.percent):
-            for name in scores:
-                first = f"{result.name}, {result.percent} %" if name == scores[0] else f"  {_BESIDE[name]}"
-                seconds = (result.given_seconds, result.generated_seconds) if name == scores[0] else (None, None)
-                if (found := getattr(result, name)) is not None:
-                    table.add_row(escape(first), *_numbers(found), *(_number(value, 1) for value in seconds))
+    ordered = sorted(results, key=lambda result: result.percent)
+    for result in ordered:
+        table.add_row(_given(result), *_numbers(result.whole), *_seconds(result))
+    table.add_row("  ground truth", *_numbers(ordered[0].ceiling), "-", "-")
+    table.add_section()
+    table.add_row("[italic]generated alone, the rest of the caption")
+    for result in ordered:
+        table.add_row(_given(result), *_numbers(result.generated), *_seconds(result))
+        if result.unprompted is not None:
+            table.add_row("  without a beginning", *_numbers(result.unprompted), "-", "-")
+        table.add_row("  ground truth", *_numbers(result.ceiling_generated), "-", "-")
+    table.add_section()
+    table.add_row("[italic]generated alone, all captions")
+    for result in ordered:
+        table.add_row(_given(result), *_numbers(result.generated_all), *_seconds(result))
     table.caption = (
         f"{results[0].n_photos} photos, {max(result.n_failed for result in results)} failed, recognizer"
         f" {escape(results[0].recognizer)}. Published rows are of human speech, the official test split and another"
@@ -79,7 +78,12 @@ def complete_table(results: Sequence[CompleteResult]) -> Table:
     return table
 
 
-_BESIDE = {"ceiling": "ground truth", "ceiling_generated": "ground truth", "unprompted": "without a beginning"}
+def _given(result: CompleteResult) -> str:
+    return escape(f"{result.name}, {result.percent} %")
+
+
+def _seconds(result: CompleteResult) -> tuple[str, str]:
+    return _number(result.given_seconds, 1), _number(result.generated_seconds, 1)
 
 
 def published_sources() -> str:
