@@ -310,6 +310,10 @@ def test_what_is_too_large_is_not_read() -> None:
     pieces = [bytes(40_000)] * 100
     sent, read = asyncio.run(talk(ToneEngine(), pieces, {**headers, "Content-Length": "4000000"}, max_bytes=MAX_BYTES))
     assert told(sent)["status"] == 413 and read == 0
+    assert (b"connection", b"close") not in sent[0]["headers"]  # it may send the rest, unheard, and then read why
+    sent, read = asyncio.run(talk(ToneEngine(), pieces, {**headers, "Content-Length": "9" * 9}, max_bytes=MAX_BYTES))
+    assert told(sent)["status"] == 413 and read == 0
+    assert (b"connection", b"close") in sent[0]["headers"]
     sent, read = asyncio.run(talk(ToneEngine(), pieces, headers, max_bytes=MAX_BYTES))
     assert told(sent)["status"] == 413 and read == 6
     assert (b"connection", b"close") in sent[0]["headers"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -48,6 +47,8 @@ def serve(
 
     Examples: pixvoice serve --photos photos/; pixvoice serve --host 0.0.0.0 --token-file secret.txt
     """
+    import asyncio
+
     from pixvoice.serving.settings import MIB, Settings
 
     settings = Settings(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,10 @@ Size = Literal["thumbnail", "original"]
 ID_LENGTH = 20  # hexadecimal digits
 _REFRESH_S = 10.0  # seconds between two looks into the index for ids that aren't known
 _CACHE = {"Cache-Control": "private, max-age=300"}
-_SHOWN = {"JPEG", "PNG", "GIF", "WEBP", "BMP", "AVIF"}  # what browsers show; others are sent as plain bytes
+_SHOWN = {  # what browsers show; others are sent as plain bytes
+    "JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp",
+    "BMP": "image/bmp", "AVIF": "image/avif",
+}  # fmt: skip
 _NO_PHOTO = "there is no photo with this id; ask for one that a search has found"
 _GONE = "the photo is in the index, but its file is gone or can't be read any more"
 
@@ -63,7 +67,8 @@ class Photos:
             if size == "thumbnail":
                 data, _ = await to_thread.run_sync(thumbnail, path, limiter=self._makers)
                 return Response(data, 200, _CACHE, "image/jpeg")
-            return WholeFile(path, headers=_CACHE, media_type=await to_thread.run_sync(_media_type, path))
+            status, kind = await to_thread.run_sync(_look, path)
+            return WholeFile(path, headers=_CACHE, media_type=kind, stat_result=status)
         except (InputError, MissingToolError, OSError):
             raise Problem(404, _GONE) from None
 
@@ -92,9 +97,10 @@ class WholeFile(FileResponse):
         await super().__call__({**scope, "headers": headers}, receive, send)
 
 
-def _media_type(path: Path) -> str:
-    """By the file's contents.  Raises OSError for a file that is gone or holds no photo."""
-    if not path.is_file():
+def _look(path: Path) -> tuple[os.stat_result, str]:
+    """A file's facts, and its type by its contents.  Raises OSError for a file that is gone or holds no photo."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise FileNotFoundError
-    with Image.open(path, formats=sorted(_SHOWN | {"TIFF", "PPM", "JPEG2000"})) as image:
-        return Image.MIME[image.format] if image.format in _SHOWN else "application/octet-stream"
+    with Image.open(path, formats=[*_SHOWN, "TIFF", "PPM", "JPEG2000"]) as image:
+        return status, _SHOWN.get(image.format or "", "application/octet-stream")

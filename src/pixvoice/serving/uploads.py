@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
@@ -17,6 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from pixvoice.audio import read_audio
 from pixvoice.errors import MissingToolError
 from pixvoice.images import read_image
+from pixvoice.serving.engine import TimedOut
 from pixvoice.serving.problems import Problem
 from pixvoice.serving.settings import MIB, Settings
 
@@ -26,6 +28,9 @@ _DECODERS = 2  # photos decoded at once
 _FIELD_BYTES = 1024  # of a form's field that isn't the file
 _FIELDS = 8
 _CLOSE = {"Connection": "close"}  # what is left of the body won't be read
+_DRAINED = 16  # times the limit: up to there a client can send on, unheard, and then read why its upload was refused
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -105,9 +110,7 @@ class Uploads:
         """
         limit = self.settings.max_pixels
         try:
-            image = await to_thread.run_sync(
-                lambda: read_image(data, at_least=at_least, max_pixels=limit), limiter=self._decoders
-            )
+            image = await self._beside(lambda: read_image(data, at_least=at_least, max_pixels=limit))
         except MissingToolError:  # a HEIC photo, and nothing here that reads it
             raise Problem(415, "the photo: HEIC can't be read by this service; send a JPEG or PNG") from None
         share.take(3 * image.width * image.height)
@@ -115,19 +118,26 @@ class Uploads:
 
     async def check_speech(self, data: bytes) -> None:
         """Read a recording, beside the event loop.  Raises InputError for one that is too long or damaged."""
-        await to_thread.run_sync(lambda: read_audio(data, max_seconds=MAX_SPEECH_S), limiter=self._decoders)
+        await self._beside(lambda: read_audio(data, max_seconds=MAX_SPEECH_S))
+
+    async def _beside(self, work: Callable[[], T]) -> T:
+        """Decode in a thread, when one is free.  Raises TimedOut."""
+        try:
+            async with asyncio.timeout(self.settings.timeout_s):
+                return await to_thread.run_sync(work, limiter=self._decoders)
+        except TimeoutError:
+            raise TimedOut(self.settings.timeout_s) from None
 
     async def _chunks(self, request: Request, share: Share) -> AsyncIterator[bytes]:
         """The body, piece by piece; nothing after the limit is read."""
-        limit = self.settings.max_bytes
-        too_large = Problem(413, f"the upload: larger than {limit // 1_000_000} MB; send a smaller file", _CLOSE)
-        if _length(request.headers) > limit:
-            raise too_large
-        size = 0
+        limit, length, size = self.settings.max_bytes, _length(request.headers), 0
+        too_large = f"the upload: larger than {limit // 1_000_000} MB; send a smaller file"
+        if length > limit:
+            raise Problem(413, too_large, _CLOSE if length > _DRAINED * limit else None)
         async for chunk in request.stream():
             size += len(chunk)
             if size > limit:
-                raise too_large
+                raise Problem(413, too_large, _CLOSE)
             share.take(len(chunk))
             yield chunk
 
@@ -147,9 +157,9 @@ async def _read_form(headers: Headers, chunks: AsyncIterator[bytes], names: tupl
         return await _sort_out(await parser.parse(), names)
     except MultiPartException as error:
         said = error.message.rstrip(".")
-        raise Problem(400, f"the form can't be read ({said}); send one file as {_listed(names)}", _CLOSE) from None
+        raise Problem(400, f"the form can't be read ({said}); send one file as {_listed(names)}") from None
     except (ValueError, LookupError):
-        raise Problem(400, f"the form can't be read; send one file as {_listed(names)}", _CLOSE) from None
+        raise Problem(400, f"the form can't be read; send one file as {_listed(names)}") from None
     finally:
         parser.close()
 
@@ -183,9 +193,7 @@ def _name(kind: str, names: tuple[str, ...]) -> str:
         return str(family)
     types = " or ".join({"photo": "image/*", "speech": "audio/*"}[name] for name in names)
     given = f"Content-Type {kind[:60]}" if kind else "no Content-Type"
-    raise Problem(
-        415, f"{given}: send multipart/form-data with {_listed(names)}, or the file itself as {types}", _CLOSE
-    )
+    raise Problem(415, f"{given}: send multipart/form-data with {_listed(names)}, or the file itself as {types}")
 
 
 def _length(headers: Headers) -> int:
