@@ -66,7 +66,7 @@ def test_weights_in_their_usual_places(old: bool, tmp_path: Path, capsys: pytest
     assert capsys.readouterr().err.splitlines() == [
         "optimizer: left out, only state_dict is taken",
         "epoch: left out, only state_dict is taken",
-        "step: left out, a int and not a plain tensor",
+        "step: left out, not a plain tensor (int)",
     ]
     assert list(load_file(tmp_path / "a.safetensors")) == ["w"]
 
@@ -149,6 +149,12 @@ def test_pickles_that_are_no_kmeans(tmp_path: Path) -> None:
     for value in ({"cluster_centers_": [[1.0]]}, [1, 2], np.ones((2, 3)), "text"):
         with pytest.raises(InputError, match="km: "):
             read_kmeans_pickle(pickle.dumps(value), "km")
+
+
+def test_a_file_can_not_change_what_stands_for_its_names() -> None:
+    for name in (b"c_codecs\nencode\n", b"cnumpy\ndtype\n"):
+        with pytest.raises(InputError, match="gives a state to what has none"):
+            read_kmeans_pickle(b"\x80\x02" + name + b"N}X\x08\x00\x00\x00__name__X\x01\x00\x00\x00xs\x86b.", "km")
 
 
 def test_a_published_vocoder_is_converted_with_its_weight_norm_folded(

@@ -20,7 +20,7 @@ from pixvoice.audio import write_wav  # noqa: E402
 from pixvoice.describe.build import FullDescriberConfig, full_describer  # noqa: E402
 from pixvoice.describe.decoder import TorchSpeechDecoder  # noqa: E402
 from pixvoice.describe.hf_blip import BlipDescriber  # noqa: E402
-from pixvoice.describe.model import PixVoxConfig  # noqa: E402
+from pixvoice.describe.model import PixVoxConfig, PixVoxLM, small_config  # noqa: E402
 from pixvoice.describe.pretrained import PretrainedDescriber, PretrainedImage  # noqa: E402
 from pixvoice.describe.speaker import TorchDescriber  # noqa: E402
 from pixvoice.errors import BundleError, OptionError  # noqa: E402
@@ -30,6 +30,7 @@ from pixvoice.retrieve.model import count_parameters  # noqa: E402
 from pixvoice.runtime.decoding import DecodingOptions, generate  # noqa: E402
 from pixvoice.training.recipes import load_recipe  # noqa: E402
 from pixvoice.training.runs import Run  # noqa: E402
+from pixvoice.training.trainer import load_model  # noqa: E402
 from speakers import UNITS, checkpoint, make_kmeans, make_vocoder  # noqa: E402
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -172,6 +173,8 @@ def test_a_recipe_trains_on_checkpoints_and_the_run_speaks(
     assert said.sample_rate == speaker.tokenizer.sample_rate and len(said.audio) > 0
     saved = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert saved["decoder"] == saved["image"] == str(checkpoint(kind))
+    with pytest.raises(BundleError, match="on pretrained parts makes no bundle"):
+        load_model(tmp_path / "run", "describer", small_config, PixVoxLM)
 
 
 def test_a_run_that_was_stopped_ends_as_if_it_had_not(spoken: Path, tmp_path: Path) -> None:

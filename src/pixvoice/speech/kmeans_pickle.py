@@ -30,9 +30,6 @@ class _Kept:
     def __new__(cls, *args: Any) -> _Kept:
         return object.__new__(cls)
 
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
 
 class _KMeans(_Kept):
     """Stands for the estimator."""
@@ -114,9 +111,12 @@ class _Reader(_InPython):  # type: ignore[misc]
 
     def load_build(self) -> None:
         """An object gets its state; behind a wrapper's, the bytes of its array follow in the file."""
-        super().load_build()
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], _Kept):
+            raise InputError("it gives a state to what has none: the file is damaged")
+        self.stack[-1].state = state
         if isinstance(self.stack[-1], _Wrapped):
-            self.stack[-1] = self._array_behind(self.stack[-1].state)
+            self.stack[-1] = self._array_behind(state)
 
     dispatch[pickle.BUILD[0]] = load_build
 

@@ -117,7 +117,7 @@ def tensors_of(saved: Any, name: str) -> tuple[dict[str, Tensor], list[str]]:
         if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized:
             tensors[str(key)] = value
         else:
-            notes.append(f"{key}: left out, a {type(value).__name__} and not a plain tensor")
+            notes.append(f"{key}: left out, not a plain tensor ({type(value).__name__})")
     if not tensors:
         raise InputError(f"{name}: holds no tensors with names, only {', '.join(map(str, saved)) or 'nothing'}"[:300])
     return tensors, notes

@@ -18,7 +18,7 @@ import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from pixvoice.describe.model import PixVoxConfig, PixVoxLM
+from pixvoice.describe.model import PixVoxConfig, PixVoxLM, small_config
 from pixvoice.errors import OptionError, OutputError
 from pixvoice.retrieve.model import DualChannel
 from pixvoice.retrieve.small_parts import SmallConfig, SmallTextPart, small_dual_channel
@@ -195,7 +195,7 @@ def export_bundle(
         raise OutputError(f"{output}: exists already; give a new folder")
     extra = read_defaults(defaults)
     models = Trained(
-        load_model(describer, "describer", PixVoxConfig, PixVoxLM),
+        load_model(describer, "describer", small_config, PixVoxLM),
         load_model(codec, "codec", CodecConfig, Codec),
         load_model(student, "student", StudentConfig, ImageStudent),
         None if recognizer is None else load_model(recognizer, "recognizer", CTCConfig, CTCRecognizer),
