@@ -30,6 +30,7 @@ _SHOWN = {  # what browsers show; others are sent as plain bytes
     "JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp",
     "BMP": "image/bmp", "AVIF": "image/avif",
 }  # fmt: skip
+_OPENED = [*(_SHOWN.keys() - {"MPO"}), "TIFF", "PPM", "JPEG2000"]  # an MPO is opened as a JPEG
 _NO_PHOTO = "there is no photo with this id; ask for one that a search has found"
 _GONE = "the photo is in the index, but its file is gone or can't be read any more"
 
@@ -102,5 +103,5 @@ def _look(path: Path) -> tuple[os.stat_result, str]:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise FileNotFoundError
-    with Image.open(path, formats=[*_SHOWN, "TIFF", "PPM", "JPEG2000"]) as image:
+    with Image.open(path, formats=_OPENED) as image:
         return status, _SHOWN.get(image.format or "", "application/octet-stream")
