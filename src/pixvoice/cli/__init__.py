@@ -24,6 +24,7 @@ from pixvoice.cli import (
     export,
     index,
     manifest,
+    models,
     search,
     serve,
     synthesize,
@@ -43,6 +44,7 @@ app.command("convert")(convert.convert)
 app.command("describe")(describe.describe)
 app.command("export")(export.export)
 app.command("index")(index.index)
+app.command("models")(models.models)
 app.command("search")(search.search)
 app.command("serve")(serve.serve)
 app.command("synthesize")(synthesize.synthesize)
