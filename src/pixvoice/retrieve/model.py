@@ -113,6 +113,8 @@ class AcousticChannel(nn.Module):
         self.cls = nn.Parameter(torch.randn(1, config.embed_dim) * 0.02)
         self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(config.layers)])
         self.out = nn.Linear(config.embed_dim, config.embed_dim)
+        nn.init.normal_(self.out.weight, std=0.002)  # so that an untrained ear doesn't drown the words
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, frames: Tensor, mask: Tensor, prompts: Tensor | None) -> Tensor:
         """Frames (B, T, frame_dim), mask (B, T) True where there is speech, prompts (M, D) -> vectors (B, D).

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pixvoice.contracts import Floats
-from pixvoice.errors import InputError
+from pixvoice.errors import BundleError, InputError
 from pixvoice.files import write_bytes_atomically
 from pixvoice.manifest import Sample
 from pixvoice.retrieve.build import FullConfig, build, config_from_json
@@ -47,6 +47,9 @@ class RetrieverRecipe:
     with the best are kept.  ``transcripts``: ``recognizer``, or ``truth`` for the manifests' texts, or ``both``, where
     training takes the one as often as the other and dev what was heard.  Recordings are heard ``passes`` times,
     disturbed differently each time; 0 is once, undisturbed.
+
+    ``start_from`` is the folder of a finished retriever whose weights this one begins with: what the pipeline variant
+    has learned is kept, and the full variant learns to hear beside it.
     """
 
     manifests: tuple[Path, ...]
@@ -67,6 +70,7 @@ class RetrieverRecipe:
     passes: int = 1
     evaluate_every: int = 200
     cache: Path | None = None
+    start_from: Path | None = None
 
 
 def pairs(samples: Sequence[Sample]) -> tuple[list[Sample], list[Path], npt.NDArray[np.int64]]:
@@ -248,9 +252,20 @@ def load_retriever(folder: Path) -> DualChannel:
 def begin(recipe: RetrieverRecipe) -> tuple[DualChannel, SmallConfig | FullConfig]:
     """The model before its first step, and its sizes.
 
-    Raises BundleError for a recognizer, image student or checkpoint that isn't one, OptionError for names that are
-    missing.
+    Raises BundleError for a recognizer, image student, checkpoint or start that isn't one or has other sizes,
+    OptionError for names that are missing.
     """
+    model, config = _untrained(recipe)
+    if recipe.start_from is not None:
+        start = load_retriever(recipe.start_from).state_dict()
+        shapes = {name: weight.shape for name, weight in model.state_dict().items()}
+        if any(shapes.get(name) != weight.shape for name, weight in start.items()):
+            raise BundleError(f"{recipe.start_from}: its sizes aren't the recipe's; use the sizes in its recipe.yaml")
+        model.load_state_dict(start, strict=False)
+    return model, config
+
+
+def _untrained(recipe: RetrieverRecipe) -> tuple[DualChannel, SmallConfig | FullConfig]:
     if recipe.image:
         torch.manual_seed(recipe.train.seed)
         full = FullConfig(recipe.model, recipe.image, recipe.text, recipe.speech)
