@@ -56,11 +56,10 @@ def _part(part: Part) -> str:
 
 def _scores(scores: Mapping[str, Any], under: str = "") -> Iterator[str]:
     for name, value in scores.items():
-        words = f"{under}{name}".replace("_", " ")
         if isinstance(value, Mapping):
-            yield from _scores(value, f"{words} ")
+            yield from _scores(value, f"{under}{name} ")
         else:
-            yield f"{words} {value:g}"
+            yield f"{under}{name} {value:g}"
 
 
 def _millions(count: int) -> str:
