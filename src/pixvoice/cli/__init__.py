@@ -18,6 +18,7 @@ from pixvoice.cli import (
     complete,
     convert,
     describe,
+    encode,
     evaluate,
     evaluate_complete,
     evaluate_emotion,
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command("complete")(complete.complete)
 app.command("convert")(convert.convert)
 app.command("describe")(describe.describe)
+app.command("encode")(encode.encode)
 app.command("export")(export.export)
 app.command("index")(index.index)
 app.command("models")(models.models)

@@ -11,6 +11,8 @@ import typer
 from pixvoice.errors import BundleError, MissingToolError, OptionError
 
 NEEDED = ("describer", "codec", "student")
+IN_PLACE_OF = {"image_units": "student"}
+"""What a describer may have learned to see with, in the place of what."""
 
 
 def export(
@@ -30,7 +32,7 @@ def export(
 ) -> None:
     """Write an ONNX bundle from the runs of ``pixvoice train``, in any order.
 
-    A recognizer is optional, and so is a retriever, for search.
+    A recognizer is optional, and so is a retriever, for search. Image units stand in the place of a student.
 
     Example: pixvoice export runs/describer runs/codec runs/student runs/recognizer -o bundle
     """
@@ -52,6 +54,7 @@ def _by_task(runs: list[Path]) -> dict[str, Path]:
     for run in runs:
         try:
             task = str(json.loads((run / "config.json").read_bytes())["task"])
+            task = IN_PLACE_OF.get(task, task)
         except (OSError, ValueError, KeyError, TypeError):
             raise BundleError(f"{run}: no trained model there; give folders that `pixvoice train` wrote") from None
         if task in found:

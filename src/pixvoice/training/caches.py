@@ -13,20 +13,19 @@ import torch
 
 from pixvoice.errors import BundleError, InputError
 from pixvoice.images import read_image
+from pixvoice.training.image_encoders import load_image_encoder
 from pixvoice.training.progress import follow
 from pixvoice.training.student import view
-from pixvoice.training.trainer import load_model
-from pixvoice.vision.student import ImageStudent, StudentConfig
 
 
 def photo_features(photos: Sequence[Path], student: Path, crops: int, cache: Path) -> npt.NDArray[np.float16]:
-    """Features of 2 + ``crops`` views of each photo by the image student in folder ``student``.
+    """Features of 2 + ``crops`` views of each photo by the image student, or the image units, in folder ``student``.
 
     (photos * views, P, D) float16, computed at the first call and kept in ``cache``.
     """
     path = cache / f"features-{fingerprint(student, photos, crops)}.npy"
     if not path.exists():
-        encoder = load_model(student, "student", StudentConfig, ImageStudent)
+        encoder = load_image_encoder(student)
         features = []
         for i, photo in enumerate(follow(photos, "image features")):
             image = read_image(photo)

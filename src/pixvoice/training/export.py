@@ -27,9 +27,9 @@ from pixvoice.runtime.decoding import DecodingOptions
 from pixvoice.speech.codec import Codec, CodecConfig
 from pixvoice.speech.ctc import LETTERS, CTCConfig, CTCRecognizer
 from pixvoice.training.graphs import Trained, graphs
+from pixvoice.training.image_encoders import load_image_encoder
 from pixvoice.training.search_graphs import Graph
 from pixvoice.training.trainer import load_model
-from pixvoice.vision.student import ImageStudent, StudentConfig
 
 DType = Literal["fp32", "fp16", "int8"]
 
@@ -182,7 +182,8 @@ def export_bundle(
 ) -> b.Bundle:
     """Write the bundle of five folders that ``save_model`` wrote; without ``recognizer`` it only describes.
 
-    ``retriever`` adds search, and needs the recognizer and the student that it was trained with.
+    ``retriever`` adds search, and needs the recognizer and the student that it was trained with.  Image units in the
+    place of ``student`` make a bundle that sees a photo through them.
 
     ``dtype``: fp32; fp16 (half the size, computed in fp32); int8 (fp16, but for the describer's step, where most of the
     time goes: it computes in int8).  ``output`` appears whole or not at all.
@@ -197,7 +198,7 @@ def export_bundle(
     models = Trained(
         load_model(describer, "describer", small_config, PixVoxLM),
         load_model(codec, "codec", CodecConfig, Codec),
-        load_model(student, "student", StudentConfig, ImageStudent),
+        load_image_encoder(student),
         None if recognizer is None else load_model(recognizer, "recognizer", CTCConfig, CTCRecognizer),
         None if retriever is None else load_model(retriever, "retriever", SmallConfig.from_json, small_dual_channel),
     )

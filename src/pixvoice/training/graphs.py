@@ -18,6 +18,7 @@ from pixvoice.runtime import bundle as b
 from pixvoice.speech.codec import Codec
 from pixvoice.speech.ctc import CTCRecognizer
 from pixvoice.training.search_graphs import Graph, search_graphs
+from pixvoice.vision.image_units import ImageUnits
 from pixvoice.vision.student import ImageStudent
 
 
@@ -27,7 +28,7 @@ class Trained:
 
     describer: PixVoxLM
     codec: Codec
-    student: ImageStudent
+    student: ImageStudent | ImageUnits
     recognizer: CTCRecognizer | None
     retriever: DualChannel | None = None
 
