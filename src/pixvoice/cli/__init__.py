@@ -22,6 +22,7 @@ from pixvoice.cli import (
     evaluate,
     evaluate_complete,
     evaluate_emotion,
+    evaluate_storage,
     export,
     index,
     manifest,
@@ -53,6 +54,7 @@ app.command("synthesize")(synthesize.synthesize)
 app.command("train")(train.train)
 evaluate.app.command("complete")(evaluate_complete.complete)
 evaluate.app.command("emotion")(evaluate_emotion.emotion)
+evaluate.app.command("storage")(evaluate_storage.storage)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(manifest.app, name="manifest")
 

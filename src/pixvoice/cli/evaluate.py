@@ -18,9 +18,10 @@ from pixvoice.errors import MissingToolError, OptionError, PixVoiceError
 
 if TYPE_CHECKING:
     from pixvoice.contracts import SearchModel
-    from pixvoice.evaluation.describe import Describes
+    from pixvoice.evaluation.describe import Describes, Heard
     from pixvoice.evaluation.photos import Photo, Speak
     from pixvoice.evaluation.queries import Query, Setting
+    from pixvoice.evaluation.round_trip import RoundTrip
     from pixvoice.manifest import Sample
 
 T = TypeVar("T")
@@ -59,6 +60,12 @@ def describe(
     cache: Cache = None,
     as_json: Json = False,
     report: Annotated[Path | None, typer.Option(help="Folder for an HTML page with photos and players.")] = None,
+    round_trip: Annotated[
+        bool, typer.Option("--round-trip", help="Scores without text too: the photo found again, and units compared.")
+    ] = False,
+    judge: Annotated[
+        Path | None, typer.Option(help="Bundle that searches and makes units for --round-trip; without, what ships.")
+    ] = None,
 ) -> None:
     """Describe every photo, hear it with a recognizer, and score it against the photo's captions.
 
@@ -70,7 +77,7 @@ def describe(
     from pixvoice.evaluation.describe import DescribeEvaluation
     from pixvoice.evaluation.recognizers import load_recognizer
     from pixvoice.evaluation.report import Report
-    from pixvoice.evaluation.tables import describe_table, published_sources
+    from pixvoice.evaluation.tables import describe_tables, published_sources
 
     photos = _photos(manifest, split, limit)
     run = bundle is not None and (bundle / "config.json").is_file()
@@ -79,16 +86,34 @@ def describe(
     page = Report(report) if report else None
     with _speech(photos, Voiced(engine, voice, cache)) as speak:
         evaluation = DescribeEvaluation(describer, listener, speak, on_failure=_tell)
-        if page is not None:
-            evaluation.on_heard = page.add
+        free = _round_trip(judge, speak) if round_trip else None
+        evaluation.on_heard = _each([taker.add for taker in (page, free) if taker is not None])
         result = evaluation.run(_progress(photos, "describing"))
+    if free is not None:
+        result = replace(result, text_free=free.finish())
     if page is not None:
         _note(f"report: {page.finish(result)}")
-    _print(result.as_dict(), as_json, lambda: describe_table(result))
+    _print(result.as_dict(), as_json, lambda: describe_tables(result))
     if not as_json:
         _note(published_sources())
     if result.n_failed:
         raise typer.Exit(1)
+
+
+def _each(takers: Sequence[Callable[[int, Heard], None]]) -> Callable[[int, Heard], None]:
+    def take(row: int, heard: Heard) -> None:
+        for taker in takers:
+            taker(row, heard)
+
+    return take
+
+
+def _round_trip(judge: Path | None, speak: Speak | None) -> RoundTrip:
+    import pixvoice
+    from pixvoice.evaluation.round_trip import RoundTrip
+    from pixvoice.runtime.retriever import load_search_model
+
+    return RoundTrip(load_search_model(judge), pixvoice.load(judge).tokenizer, speak, _tell)
 
 
 def _describer(bundle: Path | None, run: bool) -> Describes:

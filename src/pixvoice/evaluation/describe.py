@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pixvoice.audio import SAMPLE_RATE
 from pixvoice.contracts import Audio, Recognizer, SpeechTokenizer
@@ -18,6 +18,9 @@ from pixvoice.evaluation.captions import CaptionScores, caption_scores
 from pixvoice.evaluation.photos import Photo, Speak, ground_truth_speech
 from pixvoice.evaluation.preparation import Listener, resample
 from pixvoice.evaluation.wer import word_error_rate
+
+if TYPE_CHECKING:
+    from pixvoice.evaluation.round_trip import TextFreeScores
 
 SEED = 0
 
@@ -69,12 +72,15 @@ class DescribeResult:
     n_failed: int
     speech_seconds_per_photo: float
     real_time_factor: float | None  # seconds of computing for one second of speech: under 1 is faster than speaking
+    text_free: TextFreeScores | None = None  # None where nobody asked
 
     def as_dict(self) -> dict[str, Any]:
         """One JSON object: the scores at its top, then everything else by name."""
         rest = {key: value for key, value in vars(self).items() if key != "scores"}
+        if self.text_free is None:
+            del rest["text_free"]
         for key, value in rest.items():
-            if isinstance(value, CaptionScores):
+            if isinstance(value, CaptionScores) or key == "text_free":
                 rest[key] = value.as_dict()
             elif isinstance(value, float):
                 rest[key] = round(value, 4 if key == "real_time_factor" else 2)

@@ -18,12 +18,16 @@ Speak = Callable[[str], Audio]
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo, everything that was written about it, and which caption is its ground-truth speech."""
+    """A photo, everything that was written about it, and which caption is its ground-truth speech.
+
+    ``recordings`` are those of all its captions, that of ``spoken`` among them.
+    """
 
     image: Path
     captions: tuple[str, ...]
     spoken: int = 0
     recording: Path | None = None
+    recordings: tuple[Path, ...] = ()
 
     @property
     def spoken_caption(self) -> str:
@@ -56,8 +60,8 @@ def _photo(row: int, group: list[Sample]) -> Photo:
     recorded = [sample for sample in group if sample.audio is not None]
     if not recorded:
         return Photo(group[0].image, captions, row % len(captions))
-    sample = recorded[row % len(recorded)]
-    return Photo(sample.image, captions, captions.index(sample.text or ""), sample.audio)
+    sample, recordings = recorded[row % len(recorded)], tuple(one.audio for one in recorded if one.audio is not None)
+    return Photo(sample.image, captions, captions.index(sample.text or ""), sample.audio, recordings)
 
 
 def _captions(group: list[Sample]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pixvoice.audio import write_wav
 from pixvoice.errors import OutputError
 from pixvoice.evaluation.captions import METRICS
 from pixvoice.evaluation.describe import DescribeResult, Heard
+from pixvoice.evaluation.round_trip import BLEU, TextFreeScores
 from pixvoice.files import write_bytes_atomically
 
 _PAGE = """<!doctype html>
@@ -32,7 +34,7 @@ article {{ display: grid; grid-template-columns: 14rem 1fr; gap: 1rem; margin: 2
 <thead><tr><th scope="col">speech</th>{heads}</tr></thead>
 <tbody>{rows}</tbody>
 </table>
-{cards}
+{text_free}{cards}
 </main>
 </body>
 </html>
@@ -47,6 +49,15 @@ _CARD = """<article>
 {truth}<ul>{captions}</ul>
 </div>
 </article>"""
+
+
+_TEXT_FREE = """<h2>Without a written word</h2>
+<p>{summary}</p>
+<table>
+<thead><tr><th scope="col">speech</th>{heads}</tr></thead>
+<tbody>{rows}</tbody>
+</table>
+"""
 
 
 class Report:
@@ -96,7 +107,8 @@ class Report:
         page = _PAGE.format(
             summary=escape(f"{result.n_photos} photos, {result.n_failed} failed, recognizer {result.recognizer}"),
             heads="".join(f'<th scope="col">{metric}</th>' for metric in METRICS),
-            rows="".join(f'<tr><th scope="row">{name}</th>{scores}</tr>' for name, scores in cells.items()),
+            rows=_rows(cells),
+            text_free="" if result.text_free is None else _text_free(result.text_free),
             cards="\n".join(self._cards),
         )
         path = self._folder / "index.html"
@@ -107,3 +119,29 @@ class Report:
         return OutputError(
             f"{self._folder}: the report can't be written ({error.strerror}); give another --report folder"
         )
+
+
+def _rows(cells: Mapping[str, str]) -> str:
+    return "".join(f'<tr><th scope="row">{name}</th>{scores}</tr>' for name, scores in cells.items())
+
+
+def _text_free(scores: TextFreeScores) -> str:
+    """The table of the scores without text."""
+    recall = ("r_at_1", "r_at_5", "r_at_10", "median_rank")
+    rows = {
+        "description": (scores.round_trip, scores.unit_bleu),
+        "ground truth": (scores.round_trip_ceiling, scores.unit_bleu_ceiling),
+    }
+    cells = {
+        name: "".join(
+            "<td>-</td>" if of is None else f"<td>{getattr(of, score):.2f}</td>"
+            for of, names in ((trip, recall), (units, BLEU))
+            for score in names
+        )
+        for name, (trip, units) in rows.items()
+    }
+    return _TEXT_FREE.format(
+        summary=escape(f"Each of {scores.n_photos} photos searched with its description by {scores.judge}"),
+        heads="".join(f'<th scope="col">{name}</th>' for name in (*recall, *(f"unit_{name}" for name in BLEU))),
+        rows=_rows(cells),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -14,7 +14,9 @@ from pixvoice.evaluation.codec import CodecResult
 from pixvoice.evaluation.complete import CompleteResult
 from pixvoice.evaluation.describe import DescribeResult
 from pixvoice.evaluation.published import COMPLETION, FLICKR8K, HUMAN, SEARCH, SYNTHESISED, PublishedRow
+from pixvoice.evaluation.round_trip import TextFreeScores
 from pixvoice.evaluation.search import SearchResult
+from pixvoice.evaluation.storage import StorageResult
 
 MIN_WIDTH = 112  # characters; a pipe has no width of its own
 HEADS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "WER %", "s/photo", "RTF")
@@ -44,6 +46,31 @@ def describe_table(result: DescribeResult) -> Table:
     table.caption = (
         f"{result.n_photos} photos, {result.n_failed} failed, recognizer {escape(result.recognizer)}."
         " Published rows are of the official test split and other recognizers."
+    )
+    return table
+
+
+def describe_tables(result: DescribeResult) -> RenderableType:
+    """``describe_table``, and ``text_free_table`` where there are such scores."""
+    if result.text_free is None:
+        return describe_table(result)
+    return Group(describe_table(result), text_free_table(result.text_free))
+
+
+def text_free_table(scores: TextFreeScores) -> Table:
+    """Scores without a written word: the descriptions, and the spoken captions as their ceiling."""
+    table = _table("without text", "R@1", "R@5", "R@10", "med", *(f"unit {head}" for head in HEADS[:4]))
+    rows = {
+        "ours": (scores.round_trip, scores.unit_bleu),
+        "ground truth": (scores.round_trip_ceiling, scores.unit_bleu_ceiling),
+    }
+    for name, (trip, units) in rows.items():
+        found = ["-"] * 4 if trip is None else [_number(value, 1) for value in vars(trip).values()]
+        said = ["-"] * 4 if units is None else [_number(value, 2) for value in vars(units).values()]
+        table.add_row(name, *found, *said)
+    table.caption = (
+        f"The photo found again by its description, among {scores.n_photos}, by {escape(scores.judge)}; units of the"
+        " description among those of the spoken captions (the ground truth's: one among the others)."
     )
     return table
 
@@ -130,6 +157,26 @@ def codec_table(result: CodecResult) -> Table:
     table.add_row(f"after the codec, {result.codebooks} codebooks", _number(result.wer_resynthesised, 1), *coded)
     table.caption = f"{result.n_clips} clips, {result.n_failed} failed, recognizer {escape(result.recognizer)}"
     return table
+
+
+def storage_table(result: StorageResult) -> Table:
+    """A row a way of keeping a photo or a recording."""
+    table = _table("kept as", "bits", "% of the file", "% of raw", "bit/s")
+    for kind, count in (("photo", result.n_photos), ("speech", result.n_recordings)):
+        table.add_row(f"[italic]{kind}, mean of {count}")
+        for row in result.rows:
+            if row.kind == kind:
+                bits = f"{row.bits:,.0f}"
+                table.add_row(
+                    escape(row.name), bits, *map(_share, (row.of_file, row.of_raw)), _number(row.bits_per_second, 0)
+                )
+        table.add_section()
+    table.caption = f"Raw: pixels at 224 x 224, samples of 16 bit at 16 kHz. {result.n_failed} files failed."
+    return table
+
+
+def _share(percent: float) -> str:
+    return f"{percent:.3f}" if percent < 10 else f"{percent:.1f}"
 
 
 def _table(first: str, *heads: str) -> Table:
