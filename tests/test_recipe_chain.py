@@ -24,6 +24,8 @@ TRAIN = ("train.steps=4", "train.batch_size=2", "train.save_every=2", "train.log
 CODEC = ("num_codebooks=5", "codebook_size=16", "latent_dim=4", "width=8", "token_width=8", "encoder_blocks=1",
          "token_blocks=1", "decoder_blocks=1", "n_mels=16")  # fmt: skip
 DESCRIBER = ("num_codebooks=4", "codebook_size=16", "width=16", "layers=1", "heads=2", "image_dim=12")
+UNITS = ("n_mels=16", "width=8", "blocks=1", "layer=1", "units=8")
+SAYS = ("width=16", "layers=1", "heads=2", "image_dim=12")
 SMALL = {
     "codec": ("crop_frames=2", *(f"model.{size}" for size in CODEC)),
     "student": ("model.image_size=64", "model.widths=[8,8,8,8]", "model.blocks=[1,1,1,1]", "model.embed_dim=12"),
@@ -40,6 +42,10 @@ SMALL = {
         "evaluate_every=2",
     ),
     "pixvox": (*(f"model.{size}" for size in DESCRIBER), "teacher_steps=2"),
+    "units": ("crop_frames=4", "clusters=4", *(f"model.{size}" for size in UNITS)),
+    "vocoder": ("crop_frames=2", "model.width=8", "model.codec_width=8", "model.duration_width=8"),
+    "im2sp-pairs": (*(f"model.{size}" for size in SAYS), "speech.unit_pairs=1", "model.codebook_size=9"),
+    "im2sp": (*(f"model.{size}" for size in SAYS), "model.codebook_size=8"),
 }
 ENGINE = """
 import sys, wave, array, math
@@ -98,10 +104,13 @@ def test_every_command_of_the_recipes_runs(here: Path, java: None, capsys: pytes
         capsys.readouterr()
         assert cli.run(small) == 0, (small, capsys.readouterr().err)
         if small[0] == "evaluate":
-            scores[small[1]] = json.loads(capsys.readouterr().out)
-    described, found = scores["describe"], scores["search"]
-    assert described["n_photos"] == 2 and 0 <= described["bleu_4"] <= 100 and described["ceiling"] is not None
+            scores[small[1], Path(words[-1]).name] = json.loads(capsys.readouterr().out)
+    found = scores["search", "bundle"]
+    for row in ("bundle", "im2sp"):
+        described = scores["describe", row]
+        assert described["n_photos"] == 2 and 0 <= described["bleu_4"] <= 100 and described["ceiling"] is not None
     assert found["n_photos"] == 2 and found["n_queries"] == 10 and found["speech_to_image"]["r_at_5"] == 100
     trained = {path.parent.name for path in here.glob("runs/*/model.safetensors")}
     assert trained >= {"codec", "student", "recognizer", "pixvox-delay", "pixvox-parallel"}
+    assert trained >= {"units", "vocoder", "im2sp", "im2sp-pairs"}
     assert (here / "bundle" / "bundle.json").is_file()

@@ -23,6 +23,8 @@ CODEC = f"task: codec\nmanifests: [a.jsonl, b.jsonl]\n{TRAIN}"
 DESCRIBER = f"task: describer\nmanifests: [a.jsonl]\ncodec: runs/codec\nstudent: runs/student\n{TRAIN}"
 STUDENT = f"task: student\nmanifests: [a.jsonl]\nteacher: t.safetensors\n{TRAIN}"
 RECOGNIZER = f"task: recognizer\nmanifests: [a.jsonl]\n{TRAIN}"
+UNITS = f"task: units\nmanifests: [a.jsonl]\n{TRAIN}"
+VOCODER = f"task: vocoder\nmanifests: [a.jsonl]\ncodec: runs/codec\nspeech: {{units: runs/units}}\n{TRAIN}"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -75,7 +77,7 @@ def test_overrides(tmp_path: Path) -> None:
     assert load_recipe(path, ["cache=runs/cache"]) == load_recipe(path, ["cache=a", "cache=runs/cache"])
 
 
-@pytest.mark.parametrize("text", [CODEC, DESCRIBER, STUDENT, RECOGNIZER])
+@pytest.mark.parametrize("text", [CODEC, DESCRIBER, STUDENT, RECOGNIZER, UNITS, VOCODER])
 def test_a_recipe_written_back_is_equal(tmp_path: Path, text: str) -> None:
     recipe = load_recipe(write(tmp_path, text))
     assert load_recipe(write(tmp_path, to_yaml(recipe))) == recipe
@@ -98,7 +100,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         "model.layers: 0 is not above 0",
         "train.save_every: 30 is not a multiple of train.log_every (25), so a resumed run would log another curve",
         "codec: runs/codec and student: None must both be paths, or, without them, decoder: None and speech.checkpoint:"
-        " None name pretrained parts",
+        " None name pretrained parts; speech.units: None may stand for the codec or for the checkpoint",
         "model.width: 250 is not divisible by model.heads (4)",
     ]
 
@@ -128,6 +130,11 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         (STUDENT, "model.image_size=100", "model.image_size: 100 is not divisible by 32"),
         (RECOGNIZER, "model.dropout=1", "model.dropout: 1.0 is not at least 0 and below 1"),
         (RECOGNIZER, "model.hop_length=161", "model.hop_length: 161 is not an even number"),
+        (UNITS, "model.hop_length=161", "model.hop_length: 161 is not an even number"),
+        (UNITS, "model.layer=7", "model.layer: 7 is not one of the blocks 1 to 6 (model.blocks)"),
+        (UNITS, "pairs=-1", "pairs: -1 is not at least 0"),
+        (VOCODER, "speech.units=null", "speech.units: None must be the run of a training of units, or"),
+        (DESCRIBER, "speech.units=runs/units", "codec: runs/codec and student: runs/student must both be"),
         (DESCRIBER, "model.pattern=delayed", "model.pattern: 'delayed' is not known; did you mean delay? use one of"),
         (DESCRIBER, "model.max_steps=60", "model.max_steps: 60 is too few for max_frames (64) in the delay pattern"),
         (DESCRIBER, "cache=3", "cache: 3 is not a path, or null"),

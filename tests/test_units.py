@@ -96,8 +96,8 @@ def test_a_long_recording_is_heard_in_pieces() -> None:
     [
         ({"layer": 9}, r"speech\.layer: 9, but .* has layers 1 to 2"),
         ({"kmeans": None}, r"speech\.kmeans: is missing; give the k-means of layer 1"),
-        ({"kmeans": "wide"}, r"speech\.kmeans: its centroids are 12 wide, but the HuBERT's frames 16"),
-        ({"kmeans": "few"}, r"speech\.vocoder: speaks 6 units, but HuBERT and k-means make 5"),
+        ({"kmeans": "wide"}, r"speech\.kmeans: its centroids are 12 wide, the encoder's frames 16"),
+        ({"kmeans": "few"}, r"speech\.vocoder: speaks 6 units, but encoder and k-means make 5"),
         ({"kmeans": "km.bin"}, r"no safetensors.*pixvoice convert .*km\.bin -o .*km\.safetensors"),
         ({"kmeans": "other"}, r"holds no k-means .* convert it again"),
         ({"sample_rate": 8000}, r"speech\.sample_rate: the recipe says 8000, but .*hubert has 16000; give 16000"),

@@ -51,7 +51,7 @@ def describe(
     split: Split = None,
     bundle: Annotated[
         Path | None,
-        typer.Option(help="Folder of a bundle, or of a describer's run on pretrained parts; without, what ships."),
+        typer.Option(help="Folder of a bundle, or of the run of a describer that makes none; without, what ships."),
     ] = None,
     recognizer: RecognizerName = "ours",
     limit: Limit = None,
@@ -117,16 +117,16 @@ def _round_trip(judge: Path | None, speak: Speak | None) -> RoundTrip:
 
 
 def _describer(bundle: Path | None, run: bool) -> Describes:
-    """The describer of a bundle, or that of a ``run`` on pretrained parts."""
+    """The describer of a bundle, or that of a ``run``."""
     import pixvoice
 
     if not run or bundle is None:
         return pixvoice.load(bundle)
     try:
-        from pixvoice.describe.speaker import TorchDescriber
+        from pixvoice.describe.speaker import load_speaker
     except ImportError as error:
         raise MissingToolError(f"{error.name} isn't installed; type: pip install 'pixvoice[train]'") from None
-    return TorchDescriber.load(bundle)
+    return load_speaker(bundle)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""From the names in a recipe to a describer: PixVoxLM on BLIP, or Im2Sp on GiT."""
+"""From the names in a recipe to a describer: PixVoxLM on BLIP, Im2Sp on GiT, or the small size of either."""
 
 from __future__ import annotations
 
@@ -35,11 +35,28 @@ class FullDescriberConfig:
     speech: SpeechParts = field(default_factory=SpeechParts)
 
 
-def describer_from_json(**sections: Any) -> FullDescriberConfig | PixVoxConfig:
-    """What ``dataclasses.asdict`` and JSON made of either.  Raises TypeError or KeyError for anything else."""
-    if "decoder" not in sections:
+@dataclass(frozen=True)
+class UnitDescriberConfig:
+    """A small describer that says the units of ``speech``: Im2Sp in the small size; saved beside its weights.
+
+    ``student`` is the folder of the image student.
+    """
+
+    model: PixVoxConfig
+    student: Path
+    speech: SpeechParts
+
+
+DescriberConfig = FullDescriberConfig | UnitDescriberConfig | PixVoxConfig
+
+
+def describer_from_json(**sections: Any) -> DescriberConfig:
+    """What ``dataclasses.asdict`` and JSON made of any.  Raises TypeError or KeyError for anything else."""
+    if "speech" not in sections:
         return PixVoxConfig(**sections)
     speech, model = SpeechParts.from_json(**sections["speech"]), PixVoxConfig(**sections["model"])
+    if "student" in sections:
+        return UnitDescriberConfig(model, Path(sections["student"]), speech)
     return FullDescriberConfig(model, sections["image"], sections["decoder"], speech)
 
 
@@ -72,26 +89,28 @@ def full_describer(config: FullDescriberConfig) -> PretrainedDescriber:
     return describer
 
 
-def build(config: FullDescriberConfig | PixVoxConfig) -> PretrainedDescriber | PixVoxLM:
-    """The untrained describer of either configuration.  Raises as ``full_describer`` does."""
-    return full_describer(config) if isinstance(config, FullDescriberConfig) else PixVoxLM(config)
+def build(config: DescriberConfig) -> PretrainedDescriber | PixVoxLM:
+    """The untrained describer of any configuration.  Raises as ``full_describer`` does."""
+    if isinstance(config, FullDescriberConfig):
+        return full_describer(config)
+    return PixVoxLM(config.model if isinstance(config, UnitDescriberConfig) else config)
 
 
-def load_full(folder: Path) -> tuple[PretrainedDescriber, FullDescriberConfig]:
-    """A trained describer on pretrained parts, from the folder of its run, and its configuration.
+def load_run(folder: Path) -> tuple[PretrainedDescriber | PixVoxLM, FullDescriberConfig | UnitDescriberConfig]:
+    """A trained describer that needs no bundle, from the folder of its run, and its configuration.
 
     Raises BundleError if the folder holds none, or a checkpoint that it was trained on isn't there.
     """
     from pixvoice.errors import BundleError
     from pixvoice.training.trainer import load_model
 
-    read: list[FullDescriberConfig] = []
+    read: list[FullDescriberConfig | UnitDescriberConfig] = []
 
-    def make(config: FullDescriberConfig | PixVoxConfig) -> PretrainedDescriber:
-        if not isinstance(config, FullDescriberConfig):
+    def make(config: DescriberConfig) -> PretrainedDescriber | PixVoxLM:
+        if isinstance(config, PixVoxConfig):
             raise BundleError(f"{folder} holds a small describer: export it, and give the bundle")
         read.append(config)
-        return full_describer(config)
+        return build(config)
 
     model = load_model(folder, "describer", describer_from_json, make)
     return model, read[0]

@@ -41,11 +41,10 @@ class PixVoxConfig:
 
 
 def small_config(**values: Any) -> PixVoxConfig:
-    """The sizes that the JSON of a small describer holds.  Raises BundleError for one on pretrained parts."""
-    if "decoder" in values:
-        raise BundleError(
-            "a describer on pretrained parts makes no bundle; hear it with: pixvoice evaluate describe --bundle RUN"
-        )
+    """The sizes that the JSON of a small describer holds.  Raises BundleError for one that no bundle holds."""
+    if "speech" in values:
+        kind = "on pretrained parts" if "decoder" in values else "of units"
+        raise BundleError(f"a describer {kind} makes no bundle; hear it with: pixvoice evaluate describe --bundle RUN")
     return PixVoxConfig(**values)
 
 

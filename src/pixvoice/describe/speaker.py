@@ -1,45 +1,101 @@
-"""A full-size describer in PyTorch: photo in, spoken description out, through the one decoding loop."""
+"""Describers in PyTorch, from the folder of their run: photo in, spoken description out.
+
+``load_speaker`` is the door by which every row that makes no bundle is heard.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from pixvoice.contracts import Floats, SpeechTokenizer
-from pixvoice.describe.build import load_full
+from pixvoice.describe.build import FullDescriberConfig, load_run
 from pixvoice.describe.decoder import TorchSpeechDecoder
+from pixvoice.describe.model import PixVoxLM
 from pixvoice.describe.pretrained import PretrainedDescriber
-from pixvoice.images import PhotoSource, read_image
+from pixvoice.errors import BundleError
+from pixvoice.images import PhotoSource, read_image, to_pixels
 from pixvoice.patterns import make_pattern
 from pixvoice.runtime.decoding import DecodingOptions, generate
 from pixvoice.runtime.describer import Description
 from pixvoice.speech.pretrained import load_speech_tokenizer
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pixvoice.vision.image_units import ImageUnits
+    from pixvoice.vision.student import ImageStudent
+
+SMALL = DecodingOptions(strategy="beam", beam_size=8)
+"""How the small rows choose their tokens, in bundles too."""
+
+
+class Sees(Protocol):
+    """Photos -> features."""
+
+    def prepare(self, photos: Sequence[Image]) -> Tensor:
+        """Photos (B of them, RGB) -> pixels (B, 3, H, W)."""
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) -> features (B, P, D)."""
+
+
+class StudentSees:
+    """Our image student, or the image units in its place."""
+
+    def __init__(self, student: ImageStudent | ImageUnits) -> None:
+        self.student = student.eval()
+
+    def prepare(self, photos: Sequence[Image]) -> Tensor:
+        """Photos (B of them, RGB) -> pixels (B, 3, H, W) in [0, 1]."""
+        size = self.student.dims.image_size
+        return torch.from_numpy(np.stack([to_pixels(photo, size) for photo in photos]))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) -> features (B, P, D)."""
+        features: Tensor = self.student(pixels)
+        return features
+
 
 class TorchDescriber:
-    """Describes photos aloud with a trained ``PretrainedDescriber``; greedy unless told otherwise, as Im2Sp does."""
+    """Describes photos aloud; greedy unless told otherwise, as Im2Sp does."""
 
     def __init__(
-        self, model: PretrainedDescriber, tokenizer: SpeechTokenizer, options: DecodingOptions | None = None
+        self,
+        model: PretrainedDescriber | PixVoxLM,
+        tokenizer: SpeechTokenizer,
+        options: DecodingOptions | None = None,
+        image: Sees | None = None,
     ) -> None:
+        """``image`` may be left out for a model that has its own."""
         self.model, self._tokenizer = model.eval(), tokenizer
+        self.image: Any = image or model.image
         self.decoder = TorchSpeechDecoder(model)
         self.pattern = make_pattern(model.dims.pattern, model.dims.num_codebooks)
         self.options = options or DecodingOptions()
 
     @classmethod
     def load(cls, folder: str | Path) -> TorchDescriber:
-        """The describer of a run of ``pixvoice train`` on pretrained parts.
+        """The describer of a run of ``pixvoice train`` on pretrained parts, or on units: that one by beam search.
 
         Raises BundleError if the folder holds none, or a part that it names isn't there; OptionError, MissingToolError
         as ``load_speech_tokenizer`` does.
         """
-        model, config = load_full(Path(folder))
+        model, config = load_run(Path(folder))
         dims = config.model
-        return cls(model, load_speech_tokenizer(config.speech, dims.num_codebooks, dims.codebook_size))
+        tokenizer = load_speech_tokenizer(config.speech, dims.num_codebooks, dims.codebook_size)
+        if isinstance(config, FullDescriberConfig):
+            return cls(model, tokenizer)
+        from pixvoice.training.image_encoders import load_image_encoder
+
+        return cls(model, tokenizer, SMALL, StudentSees(load_image_encoder(config.student)))
 
     @property
     def tokenizer(self) -> SpeechTokenizer:
@@ -66,5 +122,23 @@ class TorchDescriber:
     @torch.inference_mode()
     def _see(self, source: PhotoSource) -> Floats:
         """Any photo -> features (1, P, D)."""
-        features: Floats = self.model.image(self.model.image.prepare([read_image(source)])).numpy()
+        features: Floats = self.image(self.image.prepare([read_image(source)])).numpy()
         return features
+
+
+SPEAKERS: Mapping[str, Callable[[Path], TorchDescriber]] = {"describer": TorchDescriber.load}
+"""Who speaks for the run of each task."""
+
+
+def load_speaker(folder: Path) -> TorchDescriber:
+    """What describes photos with the run in ``folder``, by the task in its ``config.json``.
+
+    Raises BundleError if the folder holds nothing that describes photos, and what the loader of its task raises.
+    """
+    try:
+        task = json.loads((folder / "config.json").read_bytes())["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BundleError(f"no trained describer in {folder}: give the folder of a finished training") from None
+    if task not in SPEAKERS:
+        raise BundleError(f"{folder} holds a {task}, which describes no photos: use a run of {', '.join(SPEAKERS)}")
+    return SPEAKERS[task](folder)

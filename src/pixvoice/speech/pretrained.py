@@ -1,13 +1,16 @@
-"""The speech tokens of full-size describers, by the names in a recipe: EnCodec, or HuBERT units with their vocoder."""
+"""The speech tokens that recipes name: EnCodec, or units of HuBERT or our own encoder with their vocoder."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pixvoice.contracts import SpeechTokenizer
 from pixvoice.errors import BundleError, OptionError
+
+if TYPE_CHECKING:
+    from pixvoice.speech.units import UnitFeatures, UnitTokenizer
 
 KINDS = {"encodec": "EncodecModel", "hubert": "HubertModel"}
 
@@ -18,6 +21,8 @@ class SpeechParts:
 
     ``sample_rate`` in Hz is what the recipe expects of it.  EnCodec: ``bandwidth`` in kbit/s.  HuBERT: its ``layer``,
     the ``kmeans`` of that layer (safetensors), and the folder of the ``vocoder``, which only speaking needs.
+    ``units``, the folder of a training of units, stands in the place of checkpoint, layer and k-means; of its byte
+    pairs the first ``unit_pairs`` are used.
     """
 
     checkpoint: str | None = None
@@ -26,11 +31,13 @@ class SpeechParts:
     layer: int = 6
     kmeans: Path | None = None
     vocoder: Path | None = None
+    units: Path | None = None
+    unit_pairs: int = 0
 
     @classmethod
     def from_json(cls, **values: Any) -> SpeechParts:
         """From what ``dataclasses.asdict`` and JSON made of it."""
-        paths = {key: Path(values[key]) for key in ("kmeans", "vocoder") if values.get(key)}
+        paths = {key: Path(values[key]) for key in ("kmeans", "vocoder", "units") if values.get(key)}
         return cls(**{**values, **paths})
 
 
@@ -42,18 +49,8 @@ def load_speech_tokenizer(parts: SpeechParts, num_codebooks: int, codebook_size:
         MissingToolError: a package isn't installed.
         OptionError: it has another rate, number or size of codebooks than the recipe says, or no such bandwidth.
     """
-    name = parts.checkpoint
-    if name is None:
-        raise OptionError("speech.checkpoint: is missing; name an EnCodec such as facebook/encodec_24khz, or a HuBERT")
-    from pixvoice.retrieve.hf_load import load_config
-    from pixvoice.speech.encodec import EncodecTokenizer
-
-    refuse_pickles(name)
-    tokenizer: SpeechTokenizer
-    if load_config(name, KINDS, "EnCodec or HuBERT").model_type == "encodec":
-        tokenizer = EncodecTokenizer(name, parts.bandwidth)
-    else:
-        tokenizer = _units(name, parts)
+    name = str(parts.units or parts.checkpoint)
+    tokenizer = _tokenizer(parts)
     told = {
         "speech.sample_rate": (parts.sample_rate, tokenizer.sample_rate),
         "model.num_codebooks": (num_codebooks, tokenizer.num_codebooks),
@@ -66,15 +63,46 @@ def load_speech_tokenizer(parts: SpeechParts, num_codebooks: int, codebook_size:
     return tokenizer
 
 
-def _units(name: str, parts: SpeechParts) -> SpeechTokenizer:
-    from pixvoice.speech.units import HubertFeatures, UnitTokenizer, read_centroids
-    from pixvoice.speech.vocoder import UnitVocoder
+def _tokenizer(parts: SpeechParts) -> SpeechTokenizer:
+    if parts.units is None and parts.checkpoint is not None:
+        from pixvoice.retrieve.hf_load import load_config
+        from pixvoice.speech.encodec import EncodecTokenizer
 
-    if parts.kmeans is None:
-        raise OptionError(f"speech.kmeans: is missing; give the k-means of layer {parts.layer} of {name}")
-    centroids = read_centroids(parts.kmeans)
-    vocoder = None if parts.vocoder is None else UnitVocoder.load(parts.vocoder)
-    return UnitTokenizer(HubertFeatures(name, parts.layer), centroids, vocoder)
+        refuse_pickles(parts.checkpoint)
+        if load_config(parts.checkpoint, KINDS, "EnCodec or HuBERT").model_type == "encodec":
+            return EncodecTokenizer(parts.checkpoint, parts.bandwidth)
+    units = unit_tokenizer(parts)
+    if not parts.unit_pairs:
+        return units
+    if parts.units is None:
+        raise OptionError("speech.unit_pairs: only units of our own training (speech.units) have byte pairs; give 0")
+    from pixvoice.speech.unit_encoder import PAIRS
+    from pixvoice.speech.unit_pairs import PairTokenizer, UnitPairs
+
+    return PairTokenizer(units, UnitPairs.load(parts.units / PAIRS).first(parts.unit_pairs))
+
+
+def unit_tokenizer(parts: SpeechParts) -> UnitTokenizer:
+    """The units of ``parts``, without byte pairs; without a vocoder they can't be spoken.
+
+    Raises as ``load_speech_tokenizer`` does.
+    """
+    from pixvoice.speech.latent_vocoder import load_vocoder
+    from pixvoice.speech.unit_encoder import KMEANS, OwnFeatures
+    from pixvoice.speech.units import HubertFeatures, UnitTokenizer, read_centroids
+
+    features: UnitFeatures
+    if parts.units is not None:
+        features, kmeans = OwnFeatures.load(parts.units), parts.kmeans or parts.units / KMEANS
+    elif parts.checkpoint is None:
+        raise OptionError("speech.checkpoint: is missing; name an EnCodec such as facebook/encodec_24khz, or a HuBERT")
+    elif parts.kmeans is None:
+        raise OptionError(f"speech.kmeans: is missing; give the k-means of layer {parts.layer} of {parts.checkpoint}")
+    else:
+        refuse_pickles(parts.checkpoint)
+        features, kmeans = HubertFeatures(parts.checkpoint, parts.layer), parts.kmeans
+    vocoder = None if parts.vocoder is None else load_vocoder(parts.vocoder)
+    return UnitTokenizer(features, read_centroids(kmeans), vocoder)
 
 
 def refuse_pickles(checkpoint: str) -> None:

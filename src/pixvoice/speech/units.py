@@ -1,32 +1,73 @@
-"""Speech units: features of one layer of HuBERT -> nearest of K centroids -> runs of equal units merged.
+"""Speech units: features of one layer of an encoder -> nearest of N centroids -> runs of equal units merged.
+
+The encoder is a HuBERT checkpoint, or one of our own (``unit_encoder``); the vocoder a unit HiFi-GAN, or one of our own
+(``latent_vocoder``).
 
 Sources: Hsu et al. 2021 (HuBERT, arXiv 2106.07447); Lakhotia et al. 2021 (units by k-means, arXiv 2102.01192); Kim et
 al. 2023 (Im2Sp, arXiv 2309.08531: layer 6, 200 clusters, merged runs).
 
-Letters: N clusters, T units, F frames (of 20 ms), D width, L samples.
+Letters: N clusters, T units, F frames (HuBERT's last 20 ms), D width, L samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+from torch import Tensor
 from transformers import HubertModel, Wav2Vec2FeatureExtractor
 
 from pixvoice.contracts import Audio, Codes, Floats, SpeechTokenizer
 from pixvoice.errors import BundleError, OptionError
 from pixvoice.retrieve.hf_load import guarded, load_tower
 from pixvoice.speech.transformers_asr import split_at_pauses
-from pixvoice.speech.vocoder import UnitVocoder
 
 WANTED = "HuBERT"
 CENTROIDS = "centroids"
+
+
+class UnitFeatures(Protocol):
+    """Audio -> frames whose clusters are units."""
+
+    @property
+    def width(self) -> int:
+        """D."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Audio samples a second (Hz)."""
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+
+    def __call__(self, audio: Audio) -> Floats:
+        """Audio (L,) -> frames (F, D)."""
+
+
+class UnitSpeaker(Protocol):
+    """Merged units -> audio."""
+
+    @property
+    def units(self) -> int:
+        """N."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Audio samples a second (Hz)."""
+
+    @property
+    def hop(self) -> int:
+        """Samples that one frame of a unit lasts."""
+
+    def __call__(self, units: Tensor) -> Tensor:
+        """Units (T,) -> audio (L,), by predicted durations."""
 
 
 class HubertFeatures:
@@ -64,30 +105,29 @@ class HubertFeatures:
 
 
 class UnitTokenizer(SpeechTokenizer):
-    """Merged HuBERT units as one codebook; the vocoder's duration predictor gives their lengths back."""
+    """Merged units as one codebook; the vocoder's duration predictor gives their lengths back."""
 
-    def __init__(self, features: HubertFeatures, centroids: Floats, vocoder: UnitVocoder | None = None) -> None:
+    def __init__(self, features: UnitFeatures, centroids: Floats, vocoder: UnitSpeaker | None = None) -> None:
         """``centroids`` (N, D); without ``vocoder`` it only encodes.
 
         Raises BundleError if the three don't fit together.
         """
         if centroids.shape[1] != features.width:
             raise BundleError(
-                f"speech.kmeans: its centroids are {centroids.shape[1]} wide, but the HuBERT's frames {features.width};"
-                " give the k-means of this HuBERT's layer"
+                f"speech.kmeans: its centroids are {centroids.shape[1]} wide, the encoder's frames {features.width}:"
+                " give the k-means of this encoder's layer"
             )
         self.features, self.centroids, self.vocoder = features, centroids, vocoder
         if vocoder is not None:
             self._check(vocoder)
 
-    def _check(self, vocoder: UnitVocoder) -> None:
-        config = vocoder.config
+    def _check(self, vocoder: UnitSpeaker) -> None:
         ours = {"units": len(self.centroids), "Hz": self.sample_rate, "samples a frame": self.features.hop}
-        theirs = (config.num_embeddings, config.sampling_rate, config.code_hop_size)
+        theirs = (vocoder.units, vocoder.sample_rate, vocoder.hop)
         for (what, own), other in zip(ours.items(), theirs, strict=True):
             if own != other:
                 raise BundleError(
-                    f"speech.vocoder: speaks {other} {what}, but HuBERT and k-means make {own}; give the vocoder that"
+                    f"speech.vocoder: speaks {other} {what}, but encoder and k-means make {own}; give the vocoder that"
                     " was trained on these units"
                 )
 
@@ -125,7 +165,7 @@ class UnitTokenizer(SpeechTokenizer):
     def decode(self, codes: Codes) -> Audio:
         """Units (1, T) -> audio (L,), by predicted durations.  Raises OptionError without a vocoder."""
         if self.vocoder is None:
-            raise OptionError("speech.vocoder: is missing; give the folder of a unit HiFi-GAN (docs/full-size.md)")
+            raise OptionError("speech.vocoder: is missing; give the folder of a unit vocoder (docs/full-size.md)")
         if not codes.shape[1]:
             return np.zeros(0, dtype=np.float32)
         audio: Audio = self.vocoder(torch.from_numpy(codes[0])).numpy()

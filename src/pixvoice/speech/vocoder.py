@@ -107,6 +107,11 @@ class DurationPredictor(nn.Module):
         return logs
 
 
+def frames_of(logs: Tensor) -> Tensor:
+    """What a ``DurationPredictor`` gives, as whole frames, at least one."""
+    return torch.clamp(torch.round(torch.exp(logs) - 1).long(), min=1)
+
+
 class UnitVocoder(nn.Module):
     """Units -> frames by predicted durations -> waveform, ``code_hop_size`` samples a frame."""
 
@@ -164,10 +169,24 @@ class UnitVocoder(nn.Module):
             raise BundleError(f"{place}: {error}") from None
         return model.eval().requires_grad_(False)
 
+    @property
+    def units(self) -> int:
+        """N."""
+        return self.config.num_embeddings
+
+    @property
+    def sample_rate(self) -> int:
+        """Audio samples a second (Hz)."""
+        return self.config.sampling_rate
+
+    @property
+    def hop(self) -> int:
+        """Samples that one frame of a unit lasts."""
+        return self.config.code_hop_size
+
     def durations(self, units: Tensor) -> Tensor:
         """Units (T,) -> frames of each (T,), at least one."""
-        logs = self.dur_predictor(self.dict(units)[None])[0]
-        return torch.clamp(torch.round(torch.exp(logs) - 1).long(), min=1)
+        return frames_of(self.dur_predictor(self.dict(units)[None])[0])
 
     def forward(self, units: Tensor, durations: Tensor | None = None) -> Tensor:
         """Units (T,) and frames of each (T,), predicted if not given -> audio (L,), L = frames x ``code_hop_size``."""

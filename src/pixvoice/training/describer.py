@@ -30,6 +30,8 @@ from pixvoice.training.trainer import load_model, save_model, train
 class DescriberRecipe:
     """What ``task: describer`` takes: manifests with photos and audio, a trained codec and image student.
 
+    ``speech.units``, a training of units, stands in the place of ``codec`` for a describer that says those.
+
     With ``decoder``, a BLIP or GiT, and the ``speech`` that it learns, it stands on pretrained parts instead, each a
     folder or a hub id; ``image`` is where its image encoder comes from, if not from the same checkpoint.
 
@@ -207,6 +209,7 @@ def run(recipe: DescriberRecipe, output: Path) -> list[dict[str, float]]:
     """
     from pixvoice.data import load_dataset
     from pixvoice.training.full_describer import pretrained_parts
+    from pixvoice.training.unit_describer import unit_parts
 
     torch.set_num_threads(recipe.train.threads)
     samples = [s for m in recipe.manifests for s in load_dataset(m, recipe.split) if s.audio is not None]
@@ -215,7 +218,8 @@ def run(recipe: DescriberRecipe, output: Path) -> list[dict[str, float]]:
     photos = sorted({s.image for s in samples})
     cache = recipe.cache or output / "cache"
     audio = [s.audio for s in samples if s.audio is not None]
-    parts = (pretrained_parts if recipe.decoder else small_parts)(recipe, photos, audio, cache)
+    make = pretrained_parts if recipe.decoder else small_parts if recipe.codec else unit_parts
+    parts = make(recipe, photos, audio, cache)
     number = {photo: i for i, photo in enumerate(photos)}
     kept = [i for i, c in enumerate(parts.codes) if 0 < c.shape[1] <= recipe.max_frames]
     if not kept:

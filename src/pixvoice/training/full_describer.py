@@ -84,7 +84,7 @@ class SpokenTokens:
     def _made_by(self, tokenizer: SpeechTokenizer) -> bytes:
         """Changes with the options, and with what the tokenizer makes of a second of noise."""
         noise = np.random.default_rng(0).normal(0.0, 0.1, tokenizer.sample_rate).astype(np.float32)
-        options = self.speech.sample_rate, self.speech.bandwidth, self.speech.layer
+        options = self.speech.sample_rate, self.speech.bandwidth, self.speech.layer, self.speech.unit_pairs
         digest = hashlib.sha256(repr(options).encode())
         digest.update(tokenizer.encode(noise).tobytes())
         return digest.digest()

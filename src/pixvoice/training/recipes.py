@@ -1,6 +1,6 @@
 """Recipes: one YAML file says all of a training, and is checked whole before any data is read.
 
-    task: codec                            # codec, student, recognizer, describer or retriever
+    task: codec                            # codec, student, recognizer, units, vocoder, describer or retriever
     manifests: [data/speech/manifest.jsonl]
     train: {steps: 2600, batch_size: 16, learning_rate: 1e-3}
 
@@ -31,6 +31,8 @@ TASKS = {
     "codec": ("pixvoice.training.codec", "CodecRecipe"),
     "student": ("pixvoice.training.student", "StudentRecipe"),
     "recognizer": ("pixvoice.training.recognizer", "RecognizerRecipe"),
+    "units": ("pixvoice.training.units", "UnitsRecipe"),
+    "vocoder": ("pixvoice.training.vocoder", "VocoderRecipe"),
     "describer": ("pixvoice.training.describer", "DescriberRecipe"),
     "retriever": ("pixvoice.training.retriever", "RetrieverRecipe"),
 }
@@ -261,7 +263,7 @@ def _nearest(name: str, allowed: Sequence[str] | Mapping[str, Any], prefix: str)
 
 ZERO_ALLOWED = {
     "seed", "warmup_steps", "weight_decay", "clip_norm", "crops", "teacher_steps", "speed_change", "passes", "prompts",
-    "inner", "each", "layer",
+    "inner", "each", "layer", "pairs", "unit_pairs",
 }  # fmt: skip
 ONE_OF = {"pattern": tuple(PATTERNS), "variant": VARIANTS, "transcripts": ("recognizer", "truth", "both")}
 
@@ -307,10 +309,17 @@ RULES = (
     Rule("student", ("model.image_size",), lambda size: size % 32 == 0, "model.image_size: {0} is not divisible by 32"),
     Rule("student", ("model.widths", "model.blocks"), lambda widths, blocks: len(widths) == len(blocks) == 4,
          "model.widths: {0} and model.blocks: {1} must have four numbers each, one a stage"),
-    Rule("describer", ("decoder", "speech.checkpoint", "codec", "student"),
-         lambda decoder, speech, *small: bool(speech) and not any(small) if decoder else all(small),
-         "codec: {2} and student: {3} must both be paths, or, without them, decoder: {0} and speech.checkpoint: {1}"
-         " name pretrained parts"),
+    Rule("units", ("model.hop_length",), lambda hop: hop % 2 == 0 and hop <= 512,
+         "model.hop_length: {0} is not an even number of at most 512"),
+    Rule("units", ("model.layer", "model.blocks"), lambda layer, blocks: 1 <= layer <= blocks,
+         "model.layer: {0} is not one of the blocks 1 to {1} (model.blocks)"),
+    Rule("vocoder", ("speech.units", "speech.checkpoint"), lambda *units: any(units),
+         "speech.units: {0} must be the run of a training of units, or speech.checkpoint: {1} a HuBERT"),
+    Rule("describer", ("codec", "student", "decoder", "speech.checkpoint", "speech.units"),
+         lambda codec, student, decoder, *speech: not (codec or student) and any(speech) if decoder
+         else bool(student) and bool(codec) != any(speech),
+         "codec: {0} and student: {1} must both be paths, or, without them, decoder: {2} and speech.checkpoint: {3}"
+         " name pretrained parts; speech.units: {4} may stand for the codec or for the checkpoint"),
     Rule("describer", ("model.width", "model.heads"), lambda width, heads: width % heads == 0,
          "model.width: {0} is not divisible by model.heads ({1})"),
     Rule("retriever", ("image", "recognizer", "student"), lambda image, *small: image or all(small),
