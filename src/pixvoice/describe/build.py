@@ -11,6 +11,7 @@ from transformers import BlipForConditionalGeneration, BlipImageProcessorPil, CL
 
 from pixvoice.describe.hf_blip import BlipDescriber
 from pixvoice.describe.hf_git import GitDescriber
+from pixvoice.describe.image_units import fit_projection, load_units_image
 from pixvoice.describe.model import PixVoxConfig, PixVoxLM
 from pixvoice.describe.pretrained import PretrainedDescriber, PretrainedImage
 from pixvoice.retrieve.hf_load import guarded, load_config, load_tower
@@ -26,13 +27,15 @@ WANTED = "BLIP or GiT that captions photos"
 class FullDescriberConfig:
     """A describer on pretrained parts, each a folder or a hub id; saved beside its weights.
 
-    ``image`` is frozen and never saved; ``decoder`` is where the text decoder began.
+    ``image`` is frozen and never saved; ``decoder`` is where the text decoder began.  With ``image_tokenizer``, a
+    ViT-VQGAN, ``image`` is where the ViT began that learns to read its units.
     """
 
     model: PixVoxConfig
     image: str
     decoder: str
     speech: SpeechParts = field(default_factory=SpeechParts)
+    image_tokenizer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def describer_from_json(**sections: Any) -> DescriberConfig:
     speech, model = SpeechParts.from_json(**sections["speech"]), PixVoxConfig(**sections["model"])
     if "student" in sections:
         return UnitDescriberConfig(model, Path(sections["student"]), speech)
-    return FullDescriberConfig(model, sections["image"], sections["decoder"], speech)
+    return FullDescriberConfig(model, sections["image"], sections["decoder"], speech, sections.get("image_tokenizer"))
 
 
 def load_captioner(checkpoint: str) -> tuple[str, Any]:
@@ -84,6 +87,12 @@ def full_describer(config: FullDescriberConfig) -> PretrainedDescriber:
         OptionError: the decoder has too few positions for ``model.max_steps``.
     """
     kind, model = load_captioner(config.decoder)
+    if config.image_tokenizer is not None:
+        units = load_units_image(config.image, config.image_tokenizer)
+        if kind == "git":
+            fit_projection(model, units.embed_dim)
+        reader: PretrainedDescriber = DESCRIBERS[kind](config.model, units, model)
+        return reader
     seen = (kind, model) if config.image == config.decoder else load_captioner(config.image)
     describer: PretrainedDescriber = DESCRIBERS[kind](config.model, image_part(config.image, *seen), model)
     return describer

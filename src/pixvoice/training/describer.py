@@ -21,6 +21,7 @@ from pixvoice.patterns import Pattern, make_pattern
 from pixvoice.speech.codec import Codec, CodecConfig
 from pixvoice.speech.pretrained import SpeechParts
 from pixvoice.training.caches import fingerprint, photo_features, save_arrays
+from pixvoice.training.image_units import UnitFeatures
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.progress import follow
 from pixvoice.training.trainer import load_model, save_model, train
@@ -34,6 +35,10 @@ class DescriberRecipe:
 
     With ``decoder``, a BLIP or GiT, and the ``speech`` that it learns, it stands on pretrained parts instead, each a
     folder or a hub id; ``image`` is where its image encoder comes from, if not from the same checkpoint.
+
+    With ``image_units``, a file that ``pixvoice encode`` made, no photo is read: the units in it, whose names end as
+    the manifests' photos do, are all that is seen.  The tokenizer that made them is ``student`` (image units that we
+    trained), or on pretrained parts ``image_tokenizer``, a ViT-VQGAN, and ``image`` a ViT that learns to read them.
 
     Recordings longer than ``max_frames`` token frames are left out.  The first ``teacher_steps`` steps see the
     teacher's features, which the student's training left in its ``views`` folder, in place of the student's.
@@ -53,6 +58,8 @@ class DescriberRecipe:
     teacher_views: Path | None = None
     teacher_steps: int = 0
     cache: Path | None = None
+    image_units: Path | None = None
+    image_tokenizer: Path | None = None
 
 
 def inputs_and_labels(codes: Codes, pattern: Pattern, special: int) -> tuple[Codes, Codes]:
@@ -75,8 +82,8 @@ class PhotoViews(Protocol):
 
     takes: str
 
-    def some_view(self, photos: list[int], step: int, rng: np.random.Generator) -> Floats:
-        """A random view of each of ``photos`` (B numbers) at training step ``step``: float32 (B, ...)."""
+    def some_view(self, photos: list[int], step: int, rng: np.random.Generator) -> Floats | Codes:
+        """A random view of each of ``photos`` (B numbers) at training step ``step``: (B, ...), units as int64."""
 
 
 class CaptionBatches(Dataset[Any]):
@@ -161,6 +168,17 @@ class PhotoFeatures:
         return standardised
 
 
+def seen_of(photos: Sequence[Path], recipe: DescriberRecipe, cache: Path) -> PhotoViews:
+    """What a small describer sees of ``photos``: their features, or their image units alone.
+
+    Raises InputError for units of another model, or without one of the photos.
+    """
+    if recipe.image_units is None:
+        return PhotoFeatures(photos, recipe, cache)
+    assert recipe.student is not None  # a rule of recipes
+    return UnitFeatures(photos, recipe.image_units, recipe.student)
+
+
 @dataclass(frozen=True)
 class Parts:
     """What a training needs: codes (K, T) of each recording, views of the photos, the model, and its configuration."""
@@ -196,7 +214,7 @@ def small_parts(recipe: DescriberRecipe, photos: Sequence[Path], audio: Sequence
     """The tokens of ``audio`` by our codec, our image student's features, and an untrained ``PixVoxLM``."""
     assert recipe.codec is not None  # a rule of recipes
     codes = encode_speech(audio, recipe.codec, recipe.model.num_codebooks, cache)
-    views = PhotoFeatures(photos, recipe, cache)
+    views = seen_of(photos, recipe, cache)
     torch.manual_seed(recipe.train.seed)
     return Parts(codes, views, PixVoxLM(recipe.model), recipe.model)
 

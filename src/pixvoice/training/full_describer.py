@@ -22,7 +22,8 @@ from pixvoice.images import read_image
 from pixvoice.retrieve.model import count_parameters
 from pixvoice.speech.pretrained import load_speech_tokenizer
 from pixvoice.training.caches import save_arrays, stamp
-from pixvoice.training.describer import DescriberRecipe, Parts
+from pixvoice.training.describer import DescriberRecipe, Parts, PhotoViews
+from pixvoice.training.image_units import StoredUnits, made_by
 from pixvoice.training.progress import follow
 from pixvoice.training.student import crop
 
@@ -49,6 +50,19 @@ class PhotoPixels:
     def _view(self, photo: int, number: int) -> Image:
         shown = crop(read_image(self.photos[photo]), number, seed=photo)
         return ImageOps.mirror(shown) if number % 2 else shown
+
+
+class PhotoUnits:
+    """Image units of the photos, in the views that were encoded; the describer takes them where others take pixels."""
+
+    takes = "pixels"
+
+    def __init__(self, stored: StoredUnits) -> None:
+        self.stored = stored
+
+    def some_view(self, photos: list[int], step: int, rng: np.random.Generator) -> Codes:
+        """Codes (B, K, P) of a random view of each of ``photos`` (B numbers)."""
+        return self.stored.some_view(photos, rng)
 
 
 class SpokenTokens:
@@ -98,12 +112,17 @@ def pretrained_parts(recipe: DescriberRecipe, photos: Sequence[Path], audio: Seq
     assert recipe.decoder is not None  # why it was called
     if recipe.teacher_steps:
         raise OptionError(f"teacher_steps: {recipe.teacher_steps}, but pretrained parts have no teacher; give 0")
-    config = FullDescriberConfig(recipe.model, recipe.image or recipe.decoder, recipe.decoder, recipe.speech)
+    tokenizer = None if recipe.image_tokenizer is None else str(recipe.image_tokenizer)
+    image = recipe.image or recipe.decoder
+    config = FullDescriberConfig(recipe.model, image, recipe.decoder, recipe.speech, tokenizer)
     tokens = SpokenTokens(recipe, cache)
     tokens.tokenizer  # noqa: B018  the cheapest of the parts says first what is wrong with it
     torch.manual_seed(recipe.train.seed)
     model = full_describer(config)
     trained, frozen = count_parameters(model)
     Console(stderr=True).print(f"trainable {trained:,} of {trained + frozen:,} parameters", highlight=False)
-    views = PhotoPixels(photos, model.image, recipe.crops)
+    views: PhotoViews = PhotoPixels(photos, model.image, recipe.crops)
+    if recipe.image_units is not None and recipe.image_tokenizer is not None:
+        patches = model.image.tokenizer.model.patches
+        views = PhotoUnits(StoredUnits(photos, recipe.image_units, patches, made_by(recipe.image_tokenizer)))
     return Parts(tokens.of(audio), views, model, config)

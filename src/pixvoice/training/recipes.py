@@ -1,6 +1,6 @@
 """Recipes: one YAML file says all of a training, and is checked whole before any data is read.
 
-    task: codec                            # codec, student, recognizer, units, vocoder, describer or retriever
+    task: codec                            # codec, student, image_units, recognizer, units, vocoder, ...
     manifests: [data/speech/manifest.jsonl]
     train: {steps: 2600, batch_size: 16, learning_rate: 1e-3}
 
@@ -30,6 +30,7 @@ from pixvoice.training.options import TrainOptions
 TASKS = {
     "codec": ("pixvoice.training.codec", "CodecRecipe"),
     "student": ("pixvoice.training.student", "StudentRecipe"),
+    "image_units": ("pixvoice.training.image_units", "ImageUnitsRecipe"),
     "recognizer": ("pixvoice.training.recognizer", "RecognizerRecipe"),
     "units": ("pixvoice.training.units", "UnitsRecipe"),
     "vocoder": ("pixvoice.training.vocoder", "VocoderRecipe"),
@@ -320,6 +321,12 @@ RULES = (
          else bool(student) and bool(codec) != any(speech),
          "codec: {0} and student: {1} must both be paths, or, without them, decoder: {2} and speech.checkpoint: {3}"
          " name pretrained parts; speech.units: {4} may stand for the codec or for the checkpoint"),
+    Rule("describer", ("image_units", "teacher_steps"), lambda units, steps: not (units and steps),
+         "teacher_steps: {1}, but image_units ({0}) hold nothing of a teacher; give 0"),
+    Rule("describer", ("image_units", "image_tokenizer", "decoder"),
+         lambda units, tokenizer, decoder: bool(tokenizer) == bool(units and decoder),
+         "image_tokenizer: {1} is the ViT-VQGAN of image_units: {0} on pretrained parts (decoder: {2}), and of nothing"
+         " else"),
     Rule("describer", ("model.width", "model.heads"), lambda width, heads: width % heads == 0,
          "model.width: {0} is not divisible by model.heads ({1})"),
     Rule("retriever", ("image", "recognizer", "student"), lambda image, *small: image or all(small),
