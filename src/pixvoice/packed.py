@@ -128,10 +128,9 @@ class PackedUnits:
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all.  Raises OutputError."""
-        texts = {"header": json.dumps(asdict(self.of)), "names": json.dumps(self.names)}
-        arrays = {key: np.frombuffer(text.encode(), np.uint8) for key, text in texts.items()}
+        header, names = (np.frombuffer(json.dumps(value).encode(), np.uint8) for value in (asdict(self.of), self.names))
         written = io.BytesIO()
-        np.savez(written, frames=self.frames, packed=self.packed, **arrays)
+        np.savez(written, header=header, names=names, frames=self.frames, packed=self.packed)
         write_bytes_atomically(path, written.getvalue())
 
     @classmethod
