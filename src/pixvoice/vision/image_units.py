@@ -39,7 +39,9 @@ class ImageUnitsConfig:
     @classmethod
     def from_json(cls, student: dict[str, Any], **sizes: Any) -> ImageUnitsConfig:
         """From what ``dataclasses.asdict`` and JSON made of it.  Raises TypeError for anything else."""
-        read = {key: tuple(value) if isinstance(value, list) else value for key, value in student.items()}
+        read: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in student.items()
+        }
         return cls(**sizes, student=StudentConfig(**read))
 
     @property
@@ -60,7 +62,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, P, D) -> (B, P, D); P is a square number."""
         side = int(x.shape[1] ** 0.5)
-        spread = self.spread(x.transpose(1, 2).unflatten(-1, (side, side))).flatten(2).transpose(1, 2)
+        grid = x.transpose(1, 2).reshape(-1, x.shape[2], side, side)
+        spread = self.spread(grid).flatten(2).transpose(1, 2)
         added: Tensor = self.contract(F.gelu(self.expand(self.norm(spread))))
         return x + added
 
