@@ -53,6 +53,13 @@ class ToneEngine:
         await self._work()
         return Description(tone(), RATE, 0.6, np.zeros((1, 1), np.int64), -1.0), 0.0
 
+    async def complete_timed(
+        self, photo: Image.Image, beginning: bytes, length: str = "normal", seed: int | None = None
+    ) -> tuple[Description, float]:
+        self.asked.append((photo.size, beginning, length, seed))
+        await self._work()
+        return Description(tone(), RATE, 0.6, np.zeros((1, 1), np.int64), -1.0, generated_from_s=0.2), 0.0
+
     async def stream(self, photo: Image.Image, length: str = "normal", seed: int | None = None) -> AsyncIterator[Audio]:
         self.asked.append((photo.size, length, seed))
         try:

@@ -21,6 +21,7 @@ pytest.importorskip("lancedb", reason="needs the search extra")
 
 from starlette.testclient import TestClient
 
+from pixvoice.audio import wav_bytes
 from pixvoice.errors import InputError, OptionError
 from pixvoice.serving import Settings
 from pixvoice.serving.accept import choose
@@ -79,6 +80,38 @@ def test_describe_answers_in_json(client: TestClient) -> None:
     timings = answer.pop("timings")
     assert set(timings) == {"queue_s", "total_s"} and timings["total_s"] >= timings["queue_s"] >= 0
     assert answer == {"sample_rate": rate, "seconds": 0.5, "confidence": 0.6, "confidence_in_words": "fairly sure"}
+
+
+def test_a_beginning_is_completed(client: TestClient, engine: ToneEngine) -> None:
+    files = {"photo": ("x.jpg", jpeg()), "beginning": ("y.wav", wav_bytes(tone()))}
+    response = client.post("/v1/complete", files=files, data={"length": "long"})
+    assert response.headers["content-type"] == "audio/wav"
+    audio, rate = sf.read(io.BytesIO(response.content), dtype="float32")
+    assert rate == RATE and np.allclose(audio, tone(), atol=1e-4)
+    assert engine.asked[-1] == ((48, 32), wav_bytes(tone()), "long", None)
+    answer = client.post("/v1/complete", files=files, headers={"Accept": "application/json"}).json()
+    assert answer["generated_from_s"] == 0.2 and answer["seconds"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("files", "kind", "status", "said"),
+    [
+        ({"photo": jpeg()}, None, 400, "there is no beginning"),
+        ({"photo": jpeg(), "beginning": b""}, None, 400, "the beginning: the file is empty"),
+        ({"photo": jpeg(), "beginning": b"noise"}, None, 422, "the recording"),
+        ({"photo": b"noise", "beginning": wav_bytes(tone())}, None, 422, "the photo"),
+        ({"photo": jpeg(), "speech": wav_bytes(tone())}, None, 400, "'speech'"),
+        (None, "image/jpeg", 415, "photo and beginning"),
+    ],
+)
+def test_what_can_not_be_completed(
+    client: TestClient, files: dict[str, bytes] | None, kind: str | None, status: int, said: str
+) -> None:
+    if files is None:
+        response = client.post("/v1/complete", content=jpeg(), headers={"Content-Type": kind or ""})
+    else:
+        response = client.post("/v1/complete", files=files)
+    assert response.status_code == status and said in problem(response)["detail"]
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "image/png", "image/*", "IMAGE/WEBP; q=1"])
@@ -259,7 +292,7 @@ def test_an_index_that_breaks_is_not_the_clients_fault(folder: Path, tmp_path: P
 def test_the_document_describes_every_address(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     assert set(document["paths"]) == {
-        "/v1/describe", "/v1/search", "/v1/photos/{id}", "/v1/info", "/healthz", "/readyz", "/metrics",
+        "/v1/describe", "/v1/complete", "/v1/search", "/v1/photos/{id}", "/v1/info", "/healthz", "/readyz", "/metrics",
     }  # fmt: skip
     for path, operations in document["paths"].items():
         for operation in operations.values():

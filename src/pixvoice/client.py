@@ -53,6 +53,7 @@ class Spoken:
     confidence: float
     confidence_in_words: str
     timings: dict[str, float]
+    generated_from_s: float = 0.0  # seconds of it that a completed description was begun with
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,13 @@ class Client:
         with self._ask("POST", self._describe(length, seed), {"photo": photo}, "audio/wav") as response:
             while piece := response.read1(_PIECE):
                 yield piece
+
+    def complete(self, photo: Source, beginning: Source, length: str = "normal", seed: int | None = None) -> Spoken:
+        """The best description of a photo that begins with recorded speech; ``generated_from_s`` says where it ends."""
+        path = self._describe(length, seed).replace("describe", "complete", 1)
+        answer = self._json("POST", path, {"photo": photo, "beginning": beginning})
+        wav = base64.b64decode(answer.pop("audio"))
+        return Spoken(wav, **answer)
 
     def search(self, speech: Source | None = None, photo: Source | None = None, top: int = 10) -> Results:
         """The ``top`` photos nearest to a recording of speech, or most like a photo."""
@@ -160,13 +168,15 @@ class Client:
             connection.close()
 
 
-def _form(file: dict[str, Source]) -> tuple[bytes, dict[str, str]]:
-    """A form with one file, under a neutral name: the file's own stays here."""
-    ((field, source),) = file.items()
-    _, data = read_bytes(source, "photo" if field == "photo" else "recording", MAX_BYTES)
+def _form(files: dict[str, Source]) -> tuple[bytes, dict[str, str]]:
+    """A form with files, under neutral names: their own stay here."""
     boundary = secrets.token_hex(16)
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"; filename="{field}"\r\n\r\n'
-    body = head.encode() + data + f"\r\n--{boundary}--\r\n".encode()
+    body = b""
+    for field, source in files.items():
+        _, data = read_bytes(source, "photo" if field == "photo" else "recording", MAX_BYTES)
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"; filename="{field}"\r\n\r\n'
+        body += head.encode() + data + b"\r\n"
+    body += f"--{boundary}--\r\n".encode()
     return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
 

@@ -123,13 +123,15 @@ class Describer:
         beginning: BeginningSource,
         length: str = "normal",
         seed: int | None = None,
+        on_step: OnStep | None = None,
         **options: Any,
     ) -> Description:
         """Describe one photo in an utterance that begins with recorded speech, and goes on from there.
 
         ``beginning`` is a recording (a path, the bytes of a file, an open file) or audio (L,) at ``sample_rate`` Hz.
         All of the description is the codec's: its beginning is the recording encoded and decoded, without the silence
-        around it and its last tenth of a second or so.  Everything else is as in ``describe``.
+        around it and its last tenth of a second or so.  Everything else is as in ``describe``.  ``on_step`` is called
+        before each step of decoding; what it raises ends the work.
 
         Raises:
             InputError: the photo or the beginning can't be read, or the beginning is silent, too short or too long.
@@ -138,7 +140,7 @@ class Describer:
         decoding = self._options(length, seed, options)
         limit = min(decoding.max_frames, self.decoder.max_steps - self.pattern.max_delay)
         prompt = beginning_codes(beginning, self._tokenizer, limit)
-        utterance = generate(self.decoder, self._see(image), self.pattern, decoding, prompt)
+        utterance = generate(self.decoder, self._see(image), self.pattern, decoding, prompt, on_step)
         return replace(self._speak(utterance), generated_from_s=prompt.shape[1] / self._tokenizer.frame_rate)
 
     def stream(

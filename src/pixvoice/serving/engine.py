@@ -29,7 +29,7 @@ from pixvoice.serving.settings import Settings
 
 __all__ = ["Busy", "Engine", "NotReady", "TimedOut"]
 
-DESCRIBE, STREAM, SEARCH = "describe", "stream", "search"
+DESCRIBE, COMPLETE, STREAM, SEARCH = "describe", "complete", "stream", "search"
 _UNREAD = 4  # times the queue: requests under way at most, those included whose audio the client hasn't read yet
 
 
@@ -133,6 +133,17 @@ class Engine:
             described: Description = await request.next()
             return described, request.job.waited_s
 
+    async def complete_timed(
+        self, photo: Image.Image, beginning: bytes, length: str = "normal", seed: int | None = None
+    ) -> tuple[Description, float]:
+        """What ``Describer.complete`` makes of a photo and a recording's bytes, and how long both waited (seconds).
+
+        Raises InputError for a beginning that can't be gone on from, and OptionError besides.
+        """
+        with self._request(COMPLETE, (photo, beginning, length, seed)) as request:
+            completed: Description = await request.next()
+            return completed, request.job.waited_s
+
     async def stream(self, photo: Image.Image, length: str = "normal", seed: int | None = None) -> AsyncIterator[Audio]:
         """A description as pieces of audio (l,), the first as soon as it is certain: greedy, so ``seed`` is unused.
 
@@ -193,7 +204,8 @@ class Engine:
             return
         self.metrics.batch(jobs[0].kind, len(jobs))
         with suppress(_Left):
-            {DESCRIBE: self._describe, STREAM: self._stream, SEARCH: self._find}[jobs[0].kind](jobs)
+            work = {DESCRIBE: self._describe, COMPLETE: self._complete, STREAM: self._stream, SEARCH: self._find}
+            work[jobs[0].kind](jobs)
 
     def _describe(self, jobs: list[Job]) -> None:
         def on_step() -> None:
@@ -204,6 +216,16 @@ class Engine:
         descriptions = self.describer.describe_batch([job.work for job in jobs], length, seed, on_step=on_step)
         for job, description in zip(jobs, descriptions, strict=True):
             job.deliver(description)
+
+    def _complete(self, jobs: list[Job]) -> None:
+        for job in jobs:
+
+            def on_step(job: Job = job) -> None:
+                if job.left:
+                    raise _Left
+
+            photo, beginning, length, seed = job.work
+            job.deliver(self.describer.complete(photo, beginning, length, seed, on_step))
 
     def _stream(self, jobs: list[Job]) -> None:
         length, photos = str(jobs[0].group), [job.work for job in jobs]

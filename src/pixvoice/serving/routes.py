@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from pixvoice.audio import pcm16_bytes, wav_bytes, wav_header
 from pixvoice.contracts import Audio
 from pixvoice.errors import InputError, PixVoiceError
+from pixvoice.runtime.describer import Description
 from pixvoice.runtime.indexing import PHOTO_SIDE
 from pixvoice.runtime.searcher import Match
 from pixvoice.serving.accept import choose
@@ -29,6 +30,7 @@ from pixvoice.serving.photos import Photos
 from pixvoice.serving.problems import Problem, sentence
 from pixvoice.serving.schemas import (
     ID_PATTERN,
+    Completed,
     DescribeQuery,
     Found,
     Info,
@@ -38,6 +40,7 @@ from pixvoice.serving.schemas import (
     Spoken,
     Status,
     Timings,
+    form_body,
     json_answer,
     problems,
     upload_body,
@@ -101,16 +104,42 @@ async def describe(request: Request, here: Here, query: Annotated[DescribeQuery,
         begun = time.monotonic()
         asked = here.engine.describe_timed(photo, options.length, options.seed)
         spoken, waited_s = await _unless_gone(request, asked)
-    return _json(
-        Spoken(
-            audio=base64.b64encode(wav_bytes(spoken.audio, spoken.sample_rate)).decode(),
-            sample_rate=spoken.sample_rate,
-            seconds=round(spoken.seconds, 3),
-            confidence=round(spoken.confidence, 3),
-            confidence_in_words=spoken.confidence_in_words,
-            timings=Timings(queue_s=round(waited_s, 4), total_s=round(time.monotonic() - begun, 4)),
-        )
-    )
+    return _json(_spoken(spoken, waited_s, begun))
+
+
+@router.post(
+    "/v1/complete",
+    summary="Complete a spoken description",
+    responses={
+        200: {
+            "description": "The whole utterance: a WAV, or JSON.",
+            "content": {
+                WAV: {"schema": {"type": "string", "format": "binary"}},
+                JSON: {"schema": {"$ref": "#/components/schemas/Completed"}},
+            },
+        },
+        **problems(*(status for status in _UPLOAD_PROBLEMS if status != 404)),
+    },
+    openapi_extra=form_body(
+        {"photo": "The photo.", "beginning": "Recorded speech to go on from: WAV, FLAC, OGG, MP3."}, DescribeQuery
+    ),
+)
+async def complete(request: Request, here: Here, query: Annotated[DescribeQuery, Query()]) -> Response:
+    """The best utterance about the photo that begins with the recording, as the model's codec says it."""
+    kind = choose(request.headers.get("accept"), (WAV, JSON))
+    with here.uploads.share() as share:
+        form = await here.uploads.receive_all(request, share, ("photo", "beginning"))
+        options = _merge(query, form.fields)
+        photo = await here.uploads.photo(form.files["photo"], share, here.engine.photo_side)
+        beginning = form.files["beginning"]
+        await here.uploads.check_speech(beginning)
+        begun = time.monotonic()
+        asked = here.engine.complete_timed(photo, beginning, options.length, options.seed)
+        spoken, waited_s = await _unless_gone(request, asked)
+    if kind == WAV:
+        return Response(wav_bytes(spoken.audio, spoken.sample_rate), headers=_FRESH, media_type=WAV)
+    answer = _spoken(spoken, waited_s, begun)
+    return _json(Completed(**answer.model_dump(), generated_from_s=round(spoken.generated_from_s, 3)))
 
 
 @router.post(
@@ -294,6 +323,17 @@ def _found(match: Match, photos: Photos) -> Found:
         url=url,
         thumbnail=f"{url}?size=thumbnail",
         missing=match.missing,
+    )
+
+
+def _spoken(spoken: Description, waited_s: float, begun: float) -> Spoken:
+    return Spoken(
+        audio=base64.b64encode(wav_bytes(spoken.audio, spoken.sample_rate)).decode(),
+        sample_rate=spoken.sample_rate,
+        seconds=round(spoken.seconds, 3),
+        confidence=round(spoken.confidence, 3),
+        confidence_in_words=spoken.confidence_in_words,
+        timings=Timings(queue_s=round(waited_s, 4), total_s=round(time.monotonic() - begun, 4)),
     )
 
 

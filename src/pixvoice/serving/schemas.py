@@ -13,6 +13,14 @@ from pixvoice.serving.problems import MEDIA_TYPE
 MAX_SEED = 2**63 - 1
 ID_PATTERN = f"^[0-9a-f]{{{ID_LENGTH}}}$"
 _ID = "3f1c0a9b5d7e2f648810"
+_SPOKEN: dict[str, Any] = {
+    "audio": "UklGRiQAAABXQVZFZm10IBAAAAABAAEAgD4AAAB9AAACABAAZGF0YQAAAAA=",
+    "sample_rate": 16000,
+    "seconds": 3.2,
+    "confidence": 0.62,
+    "confidence_in_words": "fairly sure",
+    "timings": {"queue_s": 0.01, "total_s": 0.41},
+}
 
 
 class Query(BaseModel):
@@ -57,19 +65,16 @@ class Spoken(BaseModel):
     confidence_in_words: str = Field(json_schema_extra={"enum": ["sure", "fairly sure", "unsure", "a guess"]})
     timings: Timings
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_SPOKEN]})
+
+
+class Completed(Spoken):
+    """A spoken description that goes on from a beginning."""
+
+    generated_from_s: float = Field(description="Where the beginning ends, as the model's codec says it.")
+
     model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "audio": "UklGRiQAAABXQVZFZm10IBAAAAABAAEAgD4AAAB9AAACABAAZGF0YQAAAAA=",
-                    "sample_rate": 16000,
-                    "seconds": 3.2,
-                    "confidence": 0.62,
-                    "confidence_in_words": "fairly sure",
-                    "timings": {"queue_s": 0.01, "total_s": 0.41},
-                }
-            ]
-        }
+        json_schema_extra={"examples": [{**_SPOKEN, "generated_from_s": 0.8}]},
     )
 
 
@@ -141,7 +146,7 @@ class ProblemDetails(BaseModel):
     detail: str = Field(description="One sentence: what was given, what is allowed, what to do next.")
 
 
-SCHEMAS: tuple[type[BaseModel], ...] = (Spoken, Results, Info, Status, ProblemDetails)
+SCHEMAS: tuple[type[BaseModel], ...] = (Spoken, Completed, Results, Info, Status, ProblemDetails)
 
 _PROBLEMS = {
     400: ("The request can't be understood.", "there is no file in the form; send one as photo"),
@@ -207,3 +212,15 @@ def upload_body(files: dict[str, str], query: type[BaseModel]) -> dict[str, Any]
     content: dict[str, Any] = {"multipart/form-data": {"schema": forms[0] if len(forms) == 1 else {"oneOf": forms}}}
     content |= {{"photo": "image/*", "speech": "audio/*"}[name]: {"schema": binary} for name in files}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def form_body(files: dict[str, str], query: type[BaseModel]) -> dict[str, Any]:
+    """The documentation of a form with all of ``files`` and the query's fields."""
+    shown = {name: {"type": "string", "format": "binary", "description": what} for name, what in files.items()}
+    form = {
+        "type": "object",
+        "properties": {**shown, **query.model_json_schema()["properties"]},
+        "required": list(files),
+        "additionalProperties": False,
+    }
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -39,6 +39,14 @@ class Upload:
 
     name: str  # photo, speech
     data: bytes
+    fields: dict[str, str]
+
+
+@dataclass
+class Form:
+    """The files of a form by their names, and its other fields."""
+
+    files: dict[str, bytes]
     fields: dict[str, str]
 
 
@@ -77,29 +85,50 @@ class Uploads:
         finally:
             self.held -= share.bytes
 
+    async def receive_all(self, request: Request, share: Share, names: tuple[str, ...]) -> Form:
+        """A form with a file of each of ``names``.  Raises as ``receive`` does."""
+        async with self._in_time(request) as kind:
+            if kind != "multipart/form-data":
+                given = f"Content-Type {kind[:60]}" if kind else "no Content-Type"
+                raise Problem(415, f"{given}: send multipart/form-data with {' and '.join(names)}")
+            form = await _read_form(request.headers, self._chunks(request, share), names, len(names))
+        for name in names:
+            if name not in form.files:
+                raise Problem(400, f"there is no {name} in the form; send {' and '.join(names)}")
+            _not_empty(name, form.files[name])
+        return form
+
     async def receive(self, request: Request, share: Share, names: tuple[str, ...]) -> Upload:
         """A request's file: a form's field of one of ``names``, or the whole body.
 
         Raises:
             Problem: the body is of no use (400), late (408), too large (413), or of a type that isn't taken (415).
         """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        async with self._in_time(request) as kind:
+            if kind == "multipart/form-data":
+                form = await _read_form(request.headers, self._chunks(request, share), names, 1)
+                if not form.files:
+                    raise Problem(400, f"there is no file in the form; send one as {_listed(names)}")
+                ((name, data),) = form.files.items()
+                upload = Upload(name, data, form.fields)
+            else:
+                name = _name(kind, names)
+                data = b"".join([chunk async for chunk in self._chunks(request, share)])
+                upload = Upload(name, data, {})
+        _not_empty(upload.name, upload.data)
+        return upload
+
+    @asynccontextmanager
+    async def _in_time(self, request: Request) -> AsyncIterator[str]:
+        """The type of a request's body, which must be read within the time for uploads."""
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise Problem(415, "Content-Encoding: send the file as it is")
         try:
             async with asyncio.timeout(self.settings.upload_s):
-                if kind == "multipart/form-data":
-                    upload = await _read_form(request.headers, self._chunks(request, share), names)
-                else:
-                    name = _name(kind, names)
-                    data = b"".join([chunk async for chunk in self._chunks(request, share)])
-                    upload = Upload(name, data, {})
+                yield request.headers.get("content-type", "").partition(";")[0].strip().lower()
         except TimeoutError:
             limit = f"{self.settings.upload_s:g} seconds"
             raise Problem(408, f"the upload took longer than {limit}; send a smaller file", _CLOSE) from None
-        if not upload.data:
-            raise Problem(400, f"the {upload.name}: the file is empty; send a {upload.name}")
-        return upload
 
     async def photo(self, data: bytes, share: Share, at_least: int) -> Image.Image:
         """The bytes of a photo -> the photo, decoded beside the event loop as by ``read_image``.
@@ -151,8 +180,8 @@ class _Form(MultiPartParser):
             file.close()
 
 
-async def _read_form(headers: Headers, chunks: AsyncIterator[bytes], names: tuple[str, ...]) -> Upload:
-    parser = _Form(headers, chunks, max_files=1, max_fields=_FIELDS, max_part_size=_FIELD_BYTES)  # type: ignore[arg-type]
+async def _read_form(headers: Headers, chunks: AsyncIterator[bytes], names: tuple[str, ...], most: int) -> Form:
+    parser = _Form(headers, chunks, max_files=most, max_fields=_FIELDS, max_part_size=_FIELD_BYTES)  # type: ignore[arg-type]
     try:
         return await _sort_out(await parser.parse(), names)
     except MultiPartException as error:
@@ -164,22 +193,27 @@ async def _read_form(headers: Headers, chunks: AsyncIterator[bytes], names: tupl
         parser.close()
 
 
-async def _sort_out(form: FormData, names: tuple[str, ...]) -> Upload:
-    """The one file of a form, and its fields."""
+async def _sort_out(form: FormData, names: tuple[str, ...]) -> Form:
+    """The files of a form, and its fields."""
     fields: dict[str, str] = {}
-    found: tuple[str, bytes] | None = None
+    files: dict[str, bytes] = {}
     for key, value in form.multi_items():
         if isinstance(value, UploadFile):
             if key not in names:
                 raise Problem(400, f"the file is called {key[:40]!r}; send it as {_listed(names)}")
-            found = key, await value.read()
+            if key in files:
+                raise Problem(400, f"{key[:40]!r} is given twice; give it once")
+            files[key] = await value.read()
         elif key in fields:
             raise Problem(400, f"{key[:40]!r} is given twice; give it once")
         else:
             fields[key] = value
-    if found is None:
-        raise Problem(400, f"there is no file in the form; send one as {_listed(names)}")
-    return Upload(*found, fields)
+    return Form(files, fields)
+
+
+def _not_empty(name: str, data: bytes) -> None:
+    if not data:
+        raise Problem(400, f"the {name}: the file is empty; send a {name}")
 
 
 def _listed(names: tuple[str, ...]) -> str:
