@@ -94,6 +94,8 @@ def test_small_rows_have_the_parameters_of_their_recipes() -> None:
     from pixvoice.retrieve.small_parts import SmallConfig, small_dual_channel
     from pixvoice.speech.codec import Codec
     from pixvoice.speech.ctc import CTCRecognizer
+    from pixvoice.speech.latent_vocoder import LatentVocoder, LatentVocoderConfig
+    from pixvoice.speech.unit_encoder import UnitEncoder
     from pixvoice.training.recipes import load_recipe
     from pixvoice.vision.student import ImageStudent
 
@@ -101,12 +103,14 @@ def test_small_rows_have_the_parameters_of_their_recipes() -> None:
         return load_recipe(RECIPES / f"{name}.yaml")
 
     recognizers = [name for name in ROWS if name.startswith("recognizer")]
-    makers: dict[str, Any] = {"student-small": ImageStudent, "codec-small": Codec}
+    makers: dict[str, Any] = {"student-small": ImageStudent, "codec-small": Codec, "units-small": UnitEncoder}
     makers |= {name: CTCRecognizer for name in recognizers}
     with torch.device("meta"):
         for name, maker in makers.items():
             assert count_parameters(maker(sizes(name).model)) == counted(ROWS[name]), name
-        for name in ("pixvox-delay-small", "pixvox-parallel-small"):
+        vocoder = LatentVocoderConfig(200, 640, sizes("vocoder-small").model, sizes("codec-small").model)
+        assert count_parameters(LatentVocoder(vocoder)) == counted(ROWS["vocoder-small"])
+        for name in ("pixvox-delay-small", "pixvox-parallel-small", "im2sp-small", "im2sp-pairs-small"):
             assert count_parameters(PixVoxLM(sizes(name).model))[0] == ROWS[name].trainable
             assert ROWS[name].parameters - ROWS[name].trainable == ROWS["student-small"].parameters
         for variant in ("full", "pipeline", "e2e"):
