@@ -104,6 +104,7 @@ def ask(connection: http.client.HTTPConnection, method: str, path: str, body: by
         data += piece
         if not first_s and len(data) > WAV_HEADER:
             first_s = time.perf_counter() - begun
+    response.close()  # read1 leaves an answer of known length open, and its connection can't be used again
     return Answer(response.status, response.headers, data, first_s, time.perf_counter() - begun)
 
 
