@@ -152,7 +152,7 @@ def test_one_fault(tmp_path: Path, text: str, override: str, fault: str) -> None
         ("task: codec\ntask: student\n", "line 2: not YAML (the key 'task' stands twice); mend it"),
         ("task: [codec\n", "line 2: not YAML"),
         ("just words\n", "holds no keys; a recipe has lines such as `task: codec`"),
-        ("manifests: [a]\n", "task: is missing; use one of codec, student, recognizer, describer"),
+        ("manifests: [a]\n", "task: is missing; use one of codec, student"),
         ("task: codec\nmanifests: [a]\n", "train.steps: is missing; give a whole number"),
     ],
 )
