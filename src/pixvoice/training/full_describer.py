@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -123,6 +123,7 @@ def pretrained_parts(recipe: DescriberRecipe, photos: Sequence[Path], audio: Seq
     Console(stderr=True).print(f"trainable {trained:,} of {trained + frozen:,} parameters", highlight=False)
     views: PhotoViews = PhotoPixels(photos, model.image, recipe.crops)
     if recipe.image_units is not None and recipe.image_tokenizer is not None:
-        patches = model.image.tokenizer.model.patches
+        reader: Any = model.image  # a UnitsImage, for the recipe names its tokenizer
+        patches: int = reader.tokenizer.model.patches
         views = PhotoUnits(StoredUnits(photos, recipe.image_units, patches, made_by(recipe.image_tokenizer)))
     return Parts(tokens.of(audio), views, model, config)
