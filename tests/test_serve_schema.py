@@ -19,10 +19,10 @@ from pixvoice.audio import wav_bytes
 from pixvoice.serving import Settings, create_app
 from service import ToneEngine, indexed, jpeg, tone
 
-UPLOADS = [("POST", "/v1/describe"), ("POST", "/v1/search")]
+UPLOADS = [("POST", "/v1/describe"), ("POST", "/v1/complete"), ("POST", "/v1/search")]
 PHOTOS = [("GET", "/v1/photos/{id}")]
 PLAIN = [("GET", path) for path in ("/v1/info", "/healthz", "/readyz", "/metrics")]
-FILES = {"photo": Binary(jpeg()), "speech": Binary(wav_bytes(tone()))}
+FILES = {"photo": Binary(jpeg()), "speech": Binary(wav_bytes(tone())), "beginning": Binary(wav_bytes(tone()))}
 
 
 @pytest.fixture(scope="module")

@@ -34,11 +34,11 @@ _QUIET = 0.02  # of the loudest sample: below is silence
 _SILENT = 1e-3  # a loudest sample under this makes all of it silence
 
 
-def read_audio(source: AudioSource, sample_rate: int = SAMPLE_RATE, max_seconds: int = MAX_AUDIO_S) -> Audio:
+def read_audio(source: AudioSource, sample_rate: int = SAMPLE_RATE, max_seconds: int | None = None) -> Audio:
     """Read one recording (WAV, FLAC, OGG, MP3, ...) -> audio (L,), float32 in [-1, 1], mono at ``sample_rate`` Hz.
 
     Channels are averaged.  A recording louder than full scale is scaled down.  Of a file that ends early, what is
-    there is read.
+    there is read.  ``max_seconds`` is a limit on its length in place of ``MAX_AUDIO_S``.
 
     Raises:
         InputError: the file is missing, empty, too large or too long, damaged, or holds values that aren't numbers.
@@ -163,7 +163,7 @@ def _check_player(command: list[str], status: int, errors: bytes) -> None:
         raise OutputError(f"{Path(command[0]).name} can't play ({said}); write a file with -o OUT.wav")
 
 
-def _decode(data: bytes, name: str, max_seconds: int) -> tuple[Audio, int]:
+def _decode(data: bytes, name: str, max_seconds: int | None) -> tuple[Audio, int]:
     """Bytes of a file -> audio (L,) and its own rate (Hz), block by block, because headers lie about lengths."""
     with sf.SoundFile(io.BytesIO(data)) as file:
         rate = int(file.samplerate)
@@ -175,8 +175,8 @@ def _decode(data: bytes, name: str, max_seconds: int) -> tuple[Audio, int]:
             with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is refused by the caller
                 blocks.append(block.mean(axis=1))
             length += len(block)
-            if length > max_seconds * rate:
-                limit = f"{max_seconds // 60} minutes" if max_seconds >= 120 else f"{max_seconds} seconds"
+            if length > (MAX_AUDIO_S if max_seconds is None else max_seconds) * rate:
+                limit = f"{MAX_AUDIO_S // 60} minutes" if max_seconds is None else f"{max_seconds} seconds"
                 raise InputError(f"{name}: longer than {limit}; cut the recording")
     return (np.concatenate(blocks) if blocks else np.zeros(0, np.float32)), rate
 

@@ -38,17 +38,19 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_image(source: PhotoSource, *, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(source: PhotoSource, *, at_least: int | None = None, max_pixels: int | None = None) -> Image.Image:
     """Read one photo: RGB, turned upright by its EXIF tag, first frame, transparency on white, 16 bits scaled to 8.
 
     ``source`` is a path, the bytes of a file, an open binary file, or an image already in memory.  With ``at_least``
     (pixels), a JPEG may be decoded at a half, a quarter or an eighth of its size as long as both of its sides stay
-    that long, which is several times faster for large photos.  One of more than ``max_pixels`` isn't decoded.
+    that long, which is several times faster for large photos.  One of more than ``max_pixels``, or without it
+    ``MAX_PIXELS``, isn't decoded.
 
     Raises:
         InputError: the file is missing, empty, too large, damaged, or no photo.
         MissingToolError: the photo is HEIC and ``pixvoice[heic]`` isn't installed.
     """
+    max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
     if isinstance(source, Image.Image):
         return _finish(source, "the image", max_pixels)
     name, data = read_bytes(source, "photo", MAX_PHOTO_BYTES)
