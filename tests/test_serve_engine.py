@@ -15,6 +15,7 @@ from PIL import Image
 pytest.importorskip("prometheus_client", reason="needs the serve extra")
 
 from held import PATIENCE, FakeDescriber, FakeSearcher, photo
+from pixvoice.audio import wav_bytes
 from pixvoice.errors import InputError, OptionError
 from pixvoice.serving.batching import NotReady
 from pixvoice.serving.engine import Busy, Engine, TimedOut
@@ -364,6 +365,30 @@ def test_the_embedded_describer_says_under_load_what_it_says_alone() -> None:
             np.testing.assert_array_equal(described[number].codes, best.codes)
             for audio in streamed[number::3]:
                 np.testing.assert_allclose(audio, greedy.audio, atol=1e-5)
+
+    run(test)
+
+
+def test_the_embedded_describer_completes_under_load_what_it_completes_alone() -> None:
+    import pixvoice
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8))
+    alone = pixvoice.load(threads=1)
+    said = alone.describe(picture, "short")
+    beginning = wav_bytes(said.audio[: len(said.audio) // 2], said.sample_rate)
+
+    async def test() -> None:
+        engine = Engine(Settings(threads=2), alone)
+        await engine.start()
+        (completed, _), _ = await asyncio.gather(
+            engine.complete_timed(picture, beginning), engine.describe(picture, "short")
+        )
+        with pytest.raises(InputError, match="not a recording"):
+            await engine.complete_timed(picture, b"noise")
+        await engine.stop()
+        expected = alone.complete(picture, beginning)
+        np.testing.assert_array_equal(completed.codes, expected.codes)
+        assert completed.generated_from_s == expected.generated_from_s > 0
 
     run(test)
 
