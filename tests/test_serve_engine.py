@@ -206,7 +206,8 @@ def test_work_that_has_begun_stops_at_its_next_step_when_its_client_goes_away() 
             gone = asyncio.ensure_future(engine.describe(PHOTO))
             await acquire(describer.begun)
             gone.cancel()
-            describer.permits.release()  # the step that it is in
+            await asyncio.gather(gone, return_exceptions=True)  # it has gone before the step that it is in ends
+            describer.permits.release()
             await acquire(describer.over)
             assert describer.steps_taken <= 1
             pieces = engine.stream(PHOTO)

@@ -21,7 +21,7 @@ def test_a_photo_is_heard_from_its_first_piece_on(visit: Visit) -> None:
     assert visitor.focus() == "hear"
     visitor.hear()
     pieces = visitor.page.evaluate("window.pieces")
-    assert len(pieces) > 3
+    assert len(pieces) > 1  # how many the network joins is its own business
     assert not pieces[0]["whole"]  # it spoke before the whole was there
     assert max(piece["peak"] for piece in pieces) > 0.05
     assert visitor.page.evaluate("document.querySelector('#audio').duration") > 1
