@@ -83,7 +83,16 @@ class CodecEncoder(nn.Module):
         self.downsample = c.downsample
 
     def forward(self, audio: Tensor) -> Tensor:
-        frames = self.stem((self.mel(audio) + 4.0) / 4.0).transpose(1, 2)
+        return self.latents(self.scaled(audio))
+
+    def scaled(self, audio: Tensor) -> Tensor:
+        """Audio (B, L) -> log-mel (B, n_mels, F) of about unit scale, F = L // hop_length."""
+        scaled: Tensor = (self.mel(audio) + 4.0) / 4.0
+        return scaled
+
+    def latents(self, mel: Tensor) -> Tensor:
+        """Log-mel (B, n_mels, F) as ``scaled`` gives it, F a multiple of ``downsample`` -> latents (B, T, D)."""
+        frames = self.stem(mel).transpose(1, 2)
         for block in self.blocks:
             frames = block(frames)
         batch, length, width = frames.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -62,6 +63,28 @@ class DescriberRecipe:
     image_tokenizer: Path | None = None
 
 
+class SaysTokens(Protocol):
+    """What the recipe of a describer says of its tokens."""
+
+    @property
+    def train(self) -> TrainOptions: ...
+    @property
+    def model(self) -> PixVoxConfig: ...
+
+
+class SeesPhotos(Protocol):
+    """What the recipe of a small describer says of its photos."""
+
+    @property
+    def student(self) -> Path | None: ...
+    @property
+    def crops(self) -> int: ...
+    @property
+    def teacher_views(self) -> Path | None: ...
+    @property
+    def teacher_steps(self) -> int: ...
+
+
 def inputs_and_labels(codes: Codes, pattern: Pattern, special: int) -> tuple[Codes, Codes]:
     """Codes (K, T) -> inputs and labels, each (K, S + 1).
 
@@ -86,15 +109,14 @@ class PhotoViews(Protocol):
         """A random view of each of ``photos`` (B numbers) at training step ``step``: (B, ...), units as int64."""
 
 
-class CaptionBatches(Dataset[Any]):
+class Batches(Dataset[Any], ABC):
     """``count`` whole batches of captions of about equal length; batch i is the same in every run of the same seed."""
 
-    def __init__(self, codes: list[Codes], photo: list[int], views: PhotoViews, recipe: DescriberRecipe) -> None:
-        self.codes, self.photo, self.views = codes, photo, views
-        self.config = recipe.model
-        self.pattern = make_pattern(recipe.model.pattern, recipe.model.num_codebooks)
-        self.size, self.seed, self.count = recipe.train.batch_size, recipe.train.seed, recipe.train.steps
-        self.per_epoch = max(1, len(codes) // self.size)
+    def __init__(self, lengths: Sequence[int], photo: list[int], views: PhotoViews, options: TrainOptions) -> None:
+        """``lengths`` of the captions, in whatever the describer says, and the number of the ``photo`` of each."""
+        self.lengths, self.photo, self.views = np.array(lengths), photo, views
+        self.size, self.seed, self.count = options.batch_size, options.seed, options.steps
+        self.per_epoch = max(1, len(lengths) // self.size)
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
@@ -104,10 +126,9 @@ class CaptionBatches(Dataset[Any]):
         """Captions of one epoch, (per_epoch, batch size): shuffled, then sorted by length within 32 batches."""
         if epoch not in self._orders:
             rng = np.random.default_rng((self.seed, epoch))
-            order = rng.permutation(len(self.codes))
-            lengths = np.array([c.shape[1] for c in self.codes])
+            order = rng.permutation(len(self.lengths))
             parts = np.split(order, range(self.size * 32, len(order), self.size * 32))
-            order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+            order = np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in parts])
             order = np.resize(order, max(len(order), self.size))
             batches = order[: self.per_epoch * self.size].reshape(self.per_epoch, self.size)
             self._orders[epoch] = rng.permutation(batches)
@@ -117,15 +138,30 @@ class CaptionBatches(Dataset[Any]):
         epoch, number = divmod(i, self.per_epoch)
         rng = np.random.default_rng((self.seed, i))
         rows = self._batches(epoch)[number]
+        seen = self.views.some_view([self.photo[r] for r in rows], i, rng)
+        said = {name: torch.from_numpy(array) for name, array in self.said(rows).items()}
+        return {self.views.takes: torch.from_numpy(seen), **said}
+
+    @abstractmethod
+    def said(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        """What is said in the captions numbered ``rows`` (B,), by the names that the describer takes it by."""
+
+
+class CaptionBatches(Batches):
+    """Captions as codes (K, T): the inputs and labels of a pattern."""
+
+    def __init__(self, codes: list[Codes], photo: list[int], views: PhotoViews, recipe: SaysTokens) -> None:
+        super().__init__([c.shape[1] for c in codes], photo, views, recipe.train)
+        self.codes, self.config = codes, recipe.model
+        self.pattern = make_pattern(recipe.model.pattern, recipe.model.num_codebooks)
+
+    def said(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        """``tokens`` and ``labels``, each (B, K, S)."""
         pairs = [inputs_and_labels(self.codes[r], self.pattern, self.config.special) for r in rows]
         steps = max(inputs.shape[1] for inputs, _ in pairs)
         inputs = [np.pad(x, ((0, 0), (0, steps - x.shape[1])), constant_values=self.config.special) for x, _ in pairs]
         labels = [np.pad(y, ((0, 0), (0, steps - y.shape[1])), constant_values=IGNORE) for _, y in pairs]
-        return {
-            self.views.takes: torch.from_numpy(self.views.some_view([self.photo[r] for r in rows], i, rng)),
-            "tokens": torch.from_numpy(np.stack(inputs)),
-            "labels": torch.from_numpy(np.stack(labels)),
-        }
+        return {"tokens": np.stack(inputs), "labels": np.stack(labels)}
 
 
 class PhotoFeatures:
@@ -133,7 +169,7 @@ class PhotoFeatures:
 
     takes = "features"
 
-    def __init__(self, photos: Sequence[Path], recipe: DescriberRecipe, cache: Path) -> None:
+    def __init__(self, photos: Sequence[Path], recipe: SeesPhotos, cache: Path) -> None:
         self.photos, self.recipe, self.cache = photos, recipe, cache
         self.views = 2 + recipe.crops
 
