@@ -29,6 +29,7 @@ ANN_ROWS = 50_000  # rows; with fewer, exact search takes milliseconds
 PARTITION_ROWS = 1_000_000  # rows of one graph of the approximate index, at most about twice as many
 PROBES, EF, REFINE = 8, 200, 2  # partitions searched, candidates of each, exact distances for each result wanted
 KEEP_VERSIONS = timedelta(minutes=10)  # for searches that are under way
+NOTICED_AFTER = timedelta(seconds=1)  # another process's changes, by a search; to look at each query costs 0.4 ms
 _FACTS = b"pixvoice"  # key of the schema's metadata
 _NAMES_AT_ONCE = 500  # in one condition
 
@@ -115,9 +116,7 @@ class PhotoIndex:
         with self._reading():
             search = table.search(vector, vector_column_name="vector").distance_type("dot").limit(top)
             search = search.nprobes(PROBES).ef(max(EF, REFINE * top)).refine_factor(REFINE)
-            texts = (
-                ["text"] if kind == "recordings" else []
-            )  # a photo has none, and not to look takes a third less time
+            texts = ["text"] if kind == "recordings" else []  # a photo has none, and to look takes half as long again
             found = search.select(["path", *texts, "_distance"]).to_list()
         return [Hit(self._path(row["path"]), 1.0 - float(row["_distance"]), row.get("text", "")) for row in found]
 
@@ -150,9 +149,12 @@ class PhotoIndex:
                         self._tables.pop(kind, None)
                         database.drop_table(kind)
             for kind in KINDS:
-                if self._table(kind) is None:
-                    with self._changing():
+                table = self._table(kind)
+                with self._changing():
+                    if table is None:
                         self._tables[kind] = self._create(kind)
+                    else:
+                        table.checkout_latest()  # what the last writer left, however little time ago
             yield
 
     def put(self, kind: Kind, rows: Rows) -> None:
@@ -223,7 +225,7 @@ class PhotoIndex:
 
     def _connect(self) -> Any:
         if self._database is None:
-            self._database = _lancedb().connect(self.place, read_consistency_interval=timedelta(0))
+            self._database = _lancedb().connect(self.place, read_consistency_interval=NOTICED_AFTER)
         return self._database
 
     def _table(self, kind: Kind) -> Any:
