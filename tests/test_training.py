@@ -32,6 +32,7 @@ from pixvoice.training import describer  # noqa: E402
 from pixvoice.training.codec import CodecRecipe  # noqa: E402
 from pixvoice.training.describer import CaptionBatches, DescriberRecipe, PhotoFeatures, encode_speech  # noqa: E402
 from pixvoice.training.options import TrainOptions  # noqa: E402
+from pixvoice.training.progress import read_clock  # noqa: E402
 from pixvoice.training.recipes import Recipe, load_recipe, to_yaml  # noqa: E402
 from pixvoice.training.recognizer import RecognizerRecipe, SpokenTexts, begin, disturb, play_at  # noqa: E402
 from pixvoice.training.runs import Run  # noqa: E402
@@ -151,6 +152,9 @@ def test_every_task_goes_on_as_it_would_have(task: str, data: Path, tmp_path: Pa
     assert stopped.done == 4
     curve = stopped.train()
     assert [entry["step"] for entry in curve] == [2, 4, 6, 8]
+    clock = read_clock(tmp_path / "stopped")  # of both parts: the first's kept steps, and the second's
+    assert [entry["step"] for entry in clock] == [2, 4, 6, 8]
+    assert clock[:2] == read_clock(tmp_path / "whole")[:2] and clock[1]["seconds"] <= clock[2]["seconds"]
     assert_same(tmp_path / "stopped", tmp_path / "whole")
 
 
