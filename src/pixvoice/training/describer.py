@@ -164,6 +164,29 @@ class CaptionBatches(Batches):
         return {"tokens": np.stack(inputs), "labels": np.stack(labels)}
 
 
+def kept_captions(lengths: Sequence[int], max_frames: int) -> list[int]:
+    """The numbers of the captions that aren't empty and not longer than ``max_frames``.
+
+    Raises InputError if there is none.
+    """
+    kept = [i for i, length in enumerate(lengths) if 0 < length <= max_frames]
+    if not kept:
+        raise InputError(f"every recording is empty, or longer than max_frames ({max_frames}): raise it")
+    return kept
+
+
+def photo_numbers(seen: Sequence[Path], photos: Sequence[Path]) -> list[int]:
+    """The place of each of ``seen`` in ``photos``."""
+    number = {photo: i for i, photo in enumerate(photos)}
+    return [number[photo] for photo in seen]
+
+
+def train_on(batches: Batches, model: torch.nn.Module, options: TrainOptions, output: Path) -> list[dict[str, float]]:
+    """Train ``model`` on whole batches in their order, and return the log.  Raises what ``train`` raises."""
+    options = replace(options, batch_size=1)
+    return train(model, batches, options, output, collate=lambda items: items[0], in_order=True)
+
+
 class PhotoFeatures:
     """Image features of 2 + ``crops`` views of each photo: the teacher's in the first steps, then the student's."""
 
@@ -274,13 +297,9 @@ def run(recipe: DescriberRecipe, output: Path) -> list[dict[str, float]]:
     audio = [s.audio for s in samples if s.audio is not None]
     make = pretrained_parts if recipe.decoder else small_parts if recipe.codec else unit_parts
     parts = make(recipe, photos, audio, cache)
-    number = {photo: i for i, photo in enumerate(photos)}
-    kept = [i for i, c in enumerate(parts.codes) if 0 < c.shape[1] <= recipe.max_frames]
-    if not kept:
-        raise InputError(f"every recording is empty, or longer than max_frames ({recipe.max_frames}): raise it")
-    rows = [number[samples[i].image] for i in kept]
+    kept = kept_captions([c.shape[1] for c in parts.codes], recipe.max_frames)
+    rows = photo_numbers([samples[i].image for i in kept], photos)
     batches = CaptionBatches([parts.codes[i] for i in kept], rows, parts.views, recipe)
-    options = replace(recipe.train, batch_size=1)
-    log = train(parts.model, batches, options, output, collate=lambda items: items[0], in_order=True)
+    log = train_on(batches, parts.model, recipe.train, output)
     save_model(parts.model, parts.config, "describer", output)
     return log
