@@ -63,6 +63,23 @@ def test_future_tokens_do_not_matter_and_past_ones_do(step: int) -> None:
 
 
 @torch.inference_mode()
+def test_where_it_looks_is_what_it_weighs_the_photo_by() -> None:
+    model = model_of(layers=1)
+    features, tokens = photo_and_tokens(6)
+    weights = model.attention(features, tokens)
+    assert weights.shape == (2, 6, 5)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 6))
+    (layer,) = model.decoder_layers()
+    layer.cross_attention.out.weight.data[:] = torch.eye(16)
+    layer.cross_attention.out.bias.data.zero_()
+    key, value = layer.cross_attention.keys_values(model.see(features))
+    value[:] = torch.arange(5.0)[:, None]  # the number of the patch: what comes out is the mean place, by heads
+    x = layer.recall(model.embed(tokens) + model.positions.weight[:6])
+    seen = layer.cross_attention(layer.cross_norm(x), key, value)
+    torch.testing.assert_close(seen.mean(-1), weights @ torch.arange(5.0))
+
+
+@torch.inference_mode()
 def test_every_patch_and_codebook_is_seen() -> None:
     model = model_of()
     features, tokens = photo_and_tokens(4)

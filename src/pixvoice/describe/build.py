@@ -105,19 +105,16 @@ def build(config: DescriberConfig) -> PretrainedDescriber | PixVoxLM:
     return PixVoxLM(config.model if isinstance(config, UnitDescriberConfig) else config)
 
 
-def load_run(folder: Path) -> tuple[PretrainedDescriber | PixVoxLM, FullDescriberConfig | UnitDescriberConfig]:
-    """A trained describer that needs no bundle, from the folder of its run, and its configuration.
+def load_run(folder: Path) -> tuple[PretrainedDescriber | PixVoxLM, DescriberConfig]:
+    """A trained describer, from the folder of its run, and its configuration.
 
     Raises BundleError if the folder holds none, or a checkpoint that it was trained on isn't there.
     """
-    from pixvoice.errors import BundleError
     from pixvoice.training.trainer import load_model
 
-    read: list[FullDescriberConfig | UnitDescriberConfig] = []
+    read: list[DescriberConfig] = []
 
     def make(config: DescriberConfig) -> PretrainedDescriber | PixVoxLM:
-        if isinstance(config, PixVoxConfig):
-            raise BundleError(f"{folder} holds a small describer: export it, and give the bundle")
         read.append(config)
         return build(config)
 

@@ -48,16 +48,18 @@ def small_config(**values: Any) -> PixVoxConfig:
     return PixVoxConfig(**values)
 
 
-def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def token_loss(logits: Tensor, labels: Tensor, of_batch: Tensor | None = None) -> Tensor:
     """Loss of ``labels`` (B, K, S; -100 is ignored) given ``logits`` (K, B, S, V + 1).
 
-    Cross-entropy summed over codebooks and averaged over steps, in nats a codebook.
+    Cross-entropy summed over codebooks and averaged over steps, in nats a codebook.  Where these are a share of a
+    batch with ``of_batch`` labels in all, it is their part of the batch's loss: the parts add up to it.
     """
     losses = [
         F.cross_entropy(of_codebook.flatten(0, 1).float(), target.flatten(), ignore_index=IGNORE)
         for of_codebook, target in zip(logits, labels.transpose(0, 1), strict=True)
     ]
-    return torch.stack(losses).mean()
+    loss = torch.stack(losses).mean()
+    return loss if of_batch is None else loss * ((labels != IGNORE).sum() / of_batch)
 
 
 class Attention(nn.Module):
@@ -85,13 +87,17 @@ class Attention(nn.Module):
 
         Written out: at these lengths four times faster on a CPU than the fused kernel, forward and back.
         """
+        mixed = self.weights(x, key, causal).to(value.dtype) @ value
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
+
+    def weights(self, x: Tensor, key: Tensor, causal: bool = False) -> Tensor:
+        """Queries from x (B, S, D); keys (B, heads, S', d) -> what each step takes of each (B, heads, S, S')."""
         query = self.split(self.query(x)) * (x.shape[-1] // self.heads) ** -0.5
         scores = query @ key.transpose(-1, -2)
         if causal:
             scores = scores + torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype, device=x.device).triu(1)
-        mixed = scores.softmax(-1).to(value.dtype) @ value
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
-        return out
+        return scores.softmax(-1)
 
 
 class DecoderLayer(nn.Module):
@@ -109,11 +115,21 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
         """Steps (B, S, D), image (B, P, D) -> (B, S, D)."""
-        normed = self.self_norm(x)
-        key, value = self.self_attention.keys_values(normed)
-        x = x + self.dropout(self.self_attention(normed, key, value, causal=True))
+        x = self.recall(x)
         x = x + self.dropout(self.cross_attention(self.cross_norm(x), *self.cross_attention.keys_values(image)))
         return self.mlp(x)
+
+    def recall(self, x: Tensor) -> Tensor:
+        """What was said so far, added to each step (B, S, D) -> (B, S, D)."""
+        normed = self.self_norm(x)
+        key, value = self.self_attention.keys_values(normed)
+        recalled: Tensor = self.dropout(self.self_attention(normed, key, value, causal=True))
+        return x + recalled
+
+    def look(self, x: Tensor, image: Tensor) -> Tensor:
+        """Steps (B, S, D), image (B, P, D) -> how much each step looks at each patch (B, S, P), mean over the heads."""
+        key, _ = self.cross_attention.keys_values(image)
+        return self.cross_attention.weights(self.cross_norm(self.recall(x)), key).mean(1)
 
     def step(self, x: Tensor, past: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
         """One step x (B, 1, D); past (2, B, heads, S, d); cross (2, B, heads, P, d) -> x and past with S + 1."""
@@ -132,6 +148,9 @@ class DecoderLayer(nn.Module):
 
 class PixVoxLM(nn.Module):
     """Image features and codec tokens -> logits of the next step."""
+
+    accepts_loss_kwargs = True  # the Trainer says how many labels the whole batch has
+    _no_split_modules = ("DecoderLayer",)  # what FSDP shards one by one
 
     def __init__(self, config: PixVoxConfig) -> None:
         super().__init__()
@@ -178,9 +197,20 @@ class PixVoxLM(nn.Module):
         x = self.norm(x)
         return torch.stack([head(x) for head in self.heads])
 
-    def forward(self, features: Tensor, tokens: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def attention(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """Image features (B, P, image_dim), inputs (B, K, S) -> where the last layer looks at each step (B, S, P)."""
+        image = self.see(features)
+        x = self.embed(tokens) + self.positions.weight[: tokens.shape[2]]
+        *before, last = self.decoder_layers()
+        for layer in before:
+            x = layer(x, image)
+        return last.look(x, image)
+
+    def forward(
+        self, features: Tensor, tokens: Tensor, labels: Tensor, num_items_in_batch: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Loss of ``labels`` (B, K, S) given inputs ``tokens`` of the same shape; see ``token_loss``."""
-        return {"loss": token_loss(self.logits(features, tokens), labels)}
+        return {"loss": token_loss(self.logits(features, tokens), labels, num_items_in_batch)}
 
     def start(self, features: Tensor) -> Tensor:
         """Image features (B, P, image_dim) -> cross keys and values (layers, 2, B, heads, P, d)."""

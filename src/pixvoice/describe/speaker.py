@@ -15,17 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixvoice.contracts import Floats, SpeechTokenizer
+from pixvoice.contracts import Codes, Floats, SpeechTokenizer
 from pixvoice.describe.build import FullDescriberConfig, load_run
 from pixvoice.describe.decoder import TorchSpeechDecoder
-from pixvoice.describe.model import PixVoxLM
+from pixvoice.describe.model import PixVoxConfig, PixVoxLM
 from pixvoice.describe.pretrained import PretrainedDescriber
-from pixvoice.errors import BundleError
+from pixvoice.errors import BundleError, InputError, OptionError
 from pixvoice.images import PhotoSource, read_image, to_pixels
 from pixvoice.patterns import make_pattern
+from pixvoice.runtime.completion import BeginningSource, beginning_codes
 from pixvoice.runtime.decoding import DecodingOptions, generate
 from pixvoice.runtime.describer import Description
 from pixvoice.speech.pretrained import load_speech_tokenizer
+from pixvoice.speech.unit_pairs import PairTokenizer
+from pixvoice.speech.units import UnitTokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -83,12 +86,14 @@ class TorchDescriber:
 
     @classmethod
     def load(cls, folder: str | Path) -> TorchDescriber:
-        """The describer of a run of ``pixvoice train`` on pretrained parts, or on units: that one by beam search.
+        """The describer of a run of ``pixvoice train``: greedy on pretrained parts, a small one by beam search.
 
         Raises BundleError if the folder holds none, or a part that it names isn't there; OptionError, MissingToolError
         as ``load_speech_tokenizer`` does.
         """
         model, config = load_run(Path(folder))
+        if isinstance(config, PixVoxConfig):
+            return cls(model, *_small_parts(Path(folder), config))
         dims = config.model
         tokenizer = load_speech_tokenizer(config.speech, dims.num_codebooks, dims.codebook_size)
         if isinstance(config, FullDescriberConfig):
@@ -119,11 +124,60 @@ class TorchDescriber:
         audio = self._tokenizer.decode(said.codes)
         return Description(audio, self.sample_rate, math.exp(min(0.0, said.log_prob)), said.codes, said.log_prob)
 
+    def complete(
+        self, image: PhotoSource, beginning: BeginningSource, *, seed: int | None = None, **options: Any
+    ) -> Description:
+        """Describe one photo in an utterance that begins with recorded speech; as ``pixvoice.Describer.complete``.
+
+        Raises OptionError for a describer of units, whose beginning has no length before it is spoken, and what
+        ``describe`` raises.
+        """
+        if isinstance(self._tokenizer, UnitTokenizer | PairTokenizer):
+            raise OptionError("a describer of units can't go on from a beginning; give one of codec tokens")
+        decoding = self.options.changed(**options, **({} if seed is None else {"seed": seed}))
+        limit = min(decoding.max_frames, self.decoder.max_steps - self.pattern.max_delay)
+        prompt = beginning_codes(beginning, self._tokenizer, limit)
+        said = generate(self.decoder, self._see(image), self.pattern, decoding, prompt)
+        audio, begins_s = self._tokenizer.decode(said.codes), prompt.shape[1] / self._tokenizer.frame_rate
+        confidence = math.exp(min(0.0, said.log_prob))
+        return Description(audio, self.sample_rate, confidence, said.codes, said.log_prob, begins_s)
+
+    @torch.inference_mode()
+    def attention(self, image: PhotoSource, codes: Codes) -> Floats | None:
+        """Where the model looked while it said ``codes`` (K, T) of a photo: weights (T, P), each row summing to 1.
+
+        Patches run row by row from the top left.  With a delay, frame t is where codebook 0 was chosen.  None for a
+        model that can't tell.
+        """
+        look = getattr(self.model, "attention", None)
+        if look is None or not codes.shape[1]:
+            return None
+        special = np.full((len(codes), 1), self.decoder.codebook_size, np.int64)
+        tokens = np.concatenate([special, self.pattern.apply(codes, self.decoder.codebook_size)], axis=1)
+        weights: Tensor = look(torch.from_numpy(self._see(image)), torch.from_numpy(tokens[None]))
+        return np.asarray(weights[0, : codes.shape[1]].float().numpy())
+
     @torch.inference_mode()
     def _see(self, source: PhotoSource) -> Floats:
         """Any photo -> features (1, P, D)."""
         features: Floats = self.image(self.image.prepare([read_image(source)])).numpy()
         return features
+
+
+def _small_parts(folder: Path, dims: PixVoxConfig) -> tuple[SpeechTokenizer, DecodingOptions, Sees]:
+    """What a small describer of codec tokens needs to be heard: the codec and the student of its run's recipe."""
+    from pixvoice.speech.tokenizer import CodecTokenizer
+    from pixvoice.training.image_encoders import load_image_encoder
+    from pixvoice.training.recipes import load_recipe
+
+    try:
+        recipe: Any = load_recipe(folder / "recipe.yaml")
+    except InputError:
+        raise BundleError(
+            f"{folder} has no recipe.yaml, which names its codec and student: export all three, and give the bundle"
+        ) from None
+    tokenizer = CodecTokenizer(recipe.codec, dims.num_codebooks)
+    return tokenizer, SMALL, StudentSees(load_image_encoder(recipe.student))
 
 
 SPEAKERS: Mapping[str, Callable[[Path], TorchDescriber]] = {"describer": TorchDescriber.load}
