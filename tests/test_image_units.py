@@ -166,7 +166,8 @@ def test_stored_units_are_the_features_of_the_photo_and_of_its_mirror_image(data
     photos = [data / f"{n}.png" for n in (3, 1)]
     views, units = UnitFeatures(photos, stored, data / "units"), load_image_units(data / "units")
     rng = np.random.default_rng(0)
-    seen = np.stack([views.some_view([0, 1], 0, rng) for _ in range(20)])  # (20, B, P, D)
+    assert views.views == 2
+    seen = np.stack([views.shown(np.arange(2), rng.integers(2, size=2), 0) for _ in range(20)])  # (20, B, P, D)
     for row, photo in enumerate(photos):
         pixels = torch.from_numpy(np.asarray(Image.open(photo), np.float32).transpose(2, 0, 1)[None] / 255)
         both = torch.cat([units(pixels), units(pixels.flip(-1))]).numpy()

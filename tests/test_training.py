@@ -54,8 +54,11 @@ SHORT = TrainOptions(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with six spoken photos and their manifest, an untrained codec and an untrained image student."""
-    folder = tmp_path_factory.mktemp("data")
+    return spoken_photos(tmp_path_factory.mktemp("data"))
+
+
+def spoken_photos(folder: Path) -> Path:
+    """``folder`` with six spoken photos and their manifest, an untrained codec and an untrained image student."""
     rng, lines = np.random.default_rng(0), []
     for n in range(6):
         Image.fromarray(rng.integers(256, size=(32, 32, 3), dtype=np.uint8)).save(folder / f"{n}.png")

@@ -24,6 +24,8 @@ from pixvoice.errors import BundleError
 class BlipDescriber(PretrainedDescriber):
     """A describer on the text decoder of a ``BlipForConditionalGeneration``, with cross-attention to the photo."""
 
+    _no_split_modules = ("BlipTextLayer",)  # what FSDP shards one by one
+
     def __init__(self, dims: PixVoxConfig, image: PretrainedImage, model: Any) -> None:
         """Takes the decoder out of ``model``, without its vocabulary.
 

@@ -22,6 +22,8 @@ from pixvoice.errors import BundleError
 class GitDescriber(PretrainedDescriber):
     """A describer on the text decoder of a ``GitForCausalLM``."""
 
+    _no_split_modules = ("GitLayer",)  # what FSDP shards one by one
+
     def __init__(self, dims: PixVoxConfig, image: PretrainedImage, model: Any) -> None:
         """Takes the decoder out of ``model``, without its vocabulary.
 

@@ -54,6 +54,8 @@ class PretrainedImage(nn.Module):
 class PretrainedDescriber(nn.Module):
     """Pixels and codec tokens -> logits of the next step; ``start`` and ``step`` are those of ``PixVoxLM``."""
 
+    accepts_loss_kwargs = True  # the Trainer says how many labels the whole batch has
+
     def __init__(self, dims: PixVoxConfig, image: PretrainedImage, text: Any, transform: nn.Module) -> None:
         """``text`` is the text model's configuration; ``dims`` gets the sizes that it says.
 
@@ -99,13 +101,15 @@ class PretrainedDescriber(nn.Module):
         """Image features (B, P, D') and inputs (B, K, S) -> logits (K, B, S, V + 1)."""
         return self.predict(self.decode(features, self.embed(tokens)))
 
-    def forward(self, pixels: Tensor, tokens: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, pixels: Tensor, tokens: Tensor, labels: Tensor, num_items_in_batch: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Loss of ``labels`` (B, K, S) given pixels (B, 3, H, W) and inputs ``tokens`` (B, K, S); see ``token_loss``.
 
         The image encoder runs inside the step, without gradients: its features of a data set in many views would fill
         a disk (0.9 MB a view for BLIP at 384 pixels, in fp16).
         """
-        return {"loss": token_loss(self.logits(self.image(pixels), tokens), labels)}
+        return {"loss": token_loss(self.logits(self.image(pixels), tokens), labels, num_items_in_batch)}
 
     def step(self, tokens: Tensor, past: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, K), past (layers, 2, B, heads, S, d), cross -> logits (B, K, V + 1), past with S + 1."""

@@ -7,11 +7,14 @@ Source: van den Oord et al. 2018, "Representation learning with contrastive pred
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 
 from pixvoice.retrieve.model import DualChannel, fuse
 
@@ -40,6 +43,18 @@ def info_nce(a: Tensor, b: Tensor, same: Tensor, temperature: Tensor | float) ->
     logits = logits.masked_fill(apart, -math.inf)
     target = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def of_all(rows: Tensor) -> Tensor:
+    """Rows (B, ...) of this process -> (B', ...) of all that train together, each as many: a batch is contrasted whole.
+
+    The gradient of a row, of which every process computes the same loss, is the sum over them; their mean over the
+    processes, which is what they learn from, is that of one process with all rows.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return rows
+    gathered: Sequence[Tensor] = all_gather(rows)
+    return torch.cat(list(gathered))
 
 
 class Contrast(nn.Module):
@@ -72,8 +87,9 @@ class Contrast(nn.Module):
         """
         if audio is not None and lengths is not None and self.model.speech is not None:
             frames, mask = self.model.speech(audio, lengths)
-        seen, same = self.model.see(pixels), photo[:, None] == photo[None]
-        channels = self.model.channels(tokens, frames, mask)
+        photo, seen = of_all(photo), of_all(self.model.see(pixels))
+        same = photo[:, None] == photo[None]
+        channels = [None if c is None else of_all(c) for c in self.model.channels(tokens, frames, mask)]
         loss = self.options.outer * self._against(fuse(*channels), seen, same)
         there = [F.normalize(channel, dim=-1) for channel in channels if channel is not None]
         if len(there) == 2:

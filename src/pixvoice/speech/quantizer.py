@@ -6,6 +6,7 @@ Source: van den Oord et al. 2017 (VQ-VAE, appendix A.1) and Zeghidour et al. 202
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -70,6 +71,9 @@ class ResidualVectorQuantizer(nn.Module):
         """Move codebook k towards ``vectors`` (N, D) assigned to ``index`` (N,)."""
         counts = torch.bincount(index, minlength=self.codebook_size).to(vectors.dtype)
         totals = torch.zeros_like(self.sums[k]).index_add_(0, index, vectors)
+        if dist.is_available() and dist.is_initialized():  # the batch is that of all processes
+            dist.all_reduce(counts)
+            dist.all_reduce(totals)
         self.usage[k].mul_(self.decay).add_(counts, alpha=1 - self.decay)
         self.sums[k].mul_(self.decay).add_(totals, alpha=1 - self.decay)
         dead = self.usage[k] < 0.03

@@ -13,9 +13,12 @@ import torch
 
 from pixvoice.errors import BundleError, InputError
 from pixvoice.images import read_image
+from pixvoice.training import processes
 from pixvoice.training.image_encoders import load_image_encoder
 from pixvoice.training.progress import follow
 from pixvoice.training.student import view
+
+Numbers = npt.NDArray[np.int64]
 
 
 def photo_features(photos: Sequence[Path], student: Path, crops: int, cache: Path) -> npt.NDArray[np.float16]:
@@ -24,17 +27,23 @@ def photo_features(photos: Sequence[Path], student: Path, crops: int, cache: Pat
     (photos * views, P, D) float16, computed at the first call and kept in ``cache``.
     """
     path = cache / f"features-{fingerprint(student, photos, crops)}.npy"
-    if not path.exists():
-        encoder = load_image_encoder(student)
-        features = []
-        for i, photo in enumerate(follow(photos, "image features")):
-            image = read_image(photo)
-            views = np.stack([view(image, n, encoder.dims.image_size, seed=i) for n in range(2 + crops)])
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-                features.append(encoder(torch.from_numpy(views)).half().numpy())
-        save_arrays(path, np.concatenate(features))
+    with processes.main_first():
+        if not path.exists():
+            save_arrays(path, _photo_features(photos, student, crops))
     saved: npt.NDArray[np.float16] = np.load(path, mmap_mode="r")
     return saved
+
+
+@torch.inference_mode()
+def _photo_features(photos: Sequence[Path], student: Path, crops: int) -> npt.NDArray[np.float16]:
+    encoder = load_image_encoder(student)
+    features = []
+    for i, photo in enumerate(follow(photos, "image features")):
+        image = read_image(photo)
+        views = np.stack([view(image, n, encoder.dims.image_size, seed=i) for n in range(2 + crops)])
+        with torch.autocast("cpu", torch.bfloat16):
+            features.append(encoder(torch.from_numpy(views)).half().numpy())
+    return np.concatenate(features)
 
 
 def fingerprint(folder: Path, files: Sequence[Path], *options: int) -> str:

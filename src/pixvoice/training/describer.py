@@ -21,7 +21,8 @@ from pixvoice.errors import InputError, OptionError
 from pixvoice.patterns import Pattern, make_pattern
 from pixvoice.speech.codec import Codec, CodecConfig
 from pixvoice.speech.pretrained import SpeechParts
-from pixvoice.training.caches import fingerprint, photo_features, save_arrays
+from pixvoice.training import processes
+from pixvoice.training.caches import Numbers, fingerprint, photo_features, save_arrays
 from pixvoice.training.image_units import UnitFeatures
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.progress import follow
@@ -105,22 +106,30 @@ class PhotoViews(Protocol):
 
     takes: str
 
-    def some_view(self, photos: list[int], step: int, rng: np.random.Generator) -> Floats | Codes:
-        """A random view of each of ``photos`` (B numbers) at training step ``step``: (B, ...), units as int64."""
+    @property
+    def views(self) -> int:
+        """How many there are of each photo."""
+
+    def shown(self, photos: Numbers, views: Numbers, step: int) -> Floats | Codes:
+        """One of the ``views`` of each of ``photos``, both (B,), at step ``step``: (B, ...), units as int64."""
 
 
 class Batches(Dataset[Any], ABC):
-    """``count`` whole batches of captions of about equal length; batch i is the same in every run of the same seed."""
+    """``count`` batches of captions of about equal length; batch i is the same in every run of the same seed.
+
+    Items are batches, or, where processes train together, their ``processes.shares``, one batch after the other.
+    """
 
     def __init__(self, lengths: Sequence[int], photo: list[int], views: PhotoViews, options: TrainOptions) -> None:
         """``lengths`` of the captions, in whatever the describer says, and the number of the ``photo`` of each."""
-        self.lengths, self.photo, self.views = np.array(lengths), photo, views
+        self.lengths, self.photo, self.views = np.array(lengths), np.array(photo), views
+        self.shares = processes.shares(options)
         self.size, self.seed, self.count = options.batch_size, options.seed, options.steps
         self.per_epoch = max(1, len(lengths) // self.size)
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
-        return self.count
+        return self.count * self.shares
 
     def _batches(self, epoch: int) -> npt.NDArray[np.int64]:
         """Captions of one epoch, (per_epoch, batch size): shuffled, then sorted by length within 32 batches."""
@@ -134,11 +143,12 @@ class Batches(Dataset[Any], ABC):
             self._orders[epoch] = rng.permutation(batches)
         return self._orders[epoch]
 
-    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, item: int) -> dict[str, torch.Tensor]:
+        i, share = divmod(item, self.shares)
         epoch, number = divmod(i, self.per_epoch)
-        rng = np.random.default_rng((self.seed, i))
-        rows = self._batches(epoch)[number]
-        seen = self.views.some_view([self.photo[r] for r in rows], i, rng)
+        views = np.random.default_rng((self.seed, i)).integers(self.views.views, size=self.size)[share :: self.shares]
+        rows = self._batches(epoch)[number][share :: self.shares]
+        seen = self.views.shown(self.photo[rows], views, i)
         said = {name: torch.from_numpy(array) for name, array in self.said(rows).items()}
         return {self.views.takes: torch.from_numpy(seen), **said}
 
@@ -217,9 +227,9 @@ class PhotoFeatures:
             raise InputError(f"{folder} was made from other photos or crops: use the student's manifests and crops")
         return features, statistics["mean"], statistics["std"]
 
-    def some_view(self, photos: list[int], step: int, rng: np.random.Generator) -> Floats:
-        """Features (B, P, D) float32 of a random view of each of ``photos`` (B numbers) at training step ``step``."""
-        rows = [photo * self.views + int(rng.integers(self.views)) for photo in photos]
+    def shown(self, photos: Numbers, views: Numbers, step: int) -> Floats:
+        """Features (B, P, D) float32 of one of the ``views`` of each of ``photos`` at training step ``step``."""
+        rows = photos * self.views + views
         if step >= self.recipe.teacher_steps:
             return np.asarray(self.student[rows], dtype=np.float32)
         features, mean, std = self.teacher
@@ -254,19 +264,22 @@ def encode_speech(paths: Sequence[Path], folder: Path, num_codebooks: int, cache
     They are kept in ``cache`` under a name that changes with the codec's weights and the recordings.
     """
     path = cache / f"codes-{fingerprint(folder, paths)}.npz"
-    if not path.exists():
-        codec = load_model(folder, "codec", CodecConfig, Codec)
-        codes = []
-        for audio_path in follow(paths, "speech tokens"):
-            audio = torch.from_numpy(read_audio(audio_path, codec.dims.sample_rate))
-            with torch.inference_mode():
-                codes.append(codec.encode(audio[None])[0].numpy().astype(np.int16))
-        save_arrays(path, flat=np.concatenate(codes, axis=1), lengths=np.array([c.shape[1] for c in codes]))
+    with processes.main_first():
+        if not path.exists():
+            codes = _encoded(paths, load_model(folder, "codec", CodecConfig, Codec))
+            save_arrays(path, flat=np.concatenate(codes, axis=1), lengths=np.array([c.shape[1] for c in codes]))
     saved = np.load(path)
     flat = saved["flat"][:num_codebooks].astype(np.int64)
     if len(flat) < num_codebooks:
         raise OptionError(f"model.num_codebooks is {num_codebooks}, but the codec in {folder} has {len(flat)}")
     return np.split(flat, np.cumsum(saved["lengths"])[:-1], axis=1)
+
+
+@torch.inference_mode()
+def _encoded(paths: Sequence[Path], codec: Codec) -> list[npt.NDArray[np.int16]]:
+    """The codes (K, T) of each recording."""
+    clips = (torch.from_numpy(read_audio(path, codec.dims.sample_rate)) for path in follow(paths, "speech tokens"))
+    return [codec.encode(audio[None])[0].numpy().astype(np.int16) for audio in clips]
 
 
 def small_parts(recipe: DescriberRecipe, photos: Sequence[Path], audio: Sequence[Path], cache: Path) -> Parts:

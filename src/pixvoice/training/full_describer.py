@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import ImageOps
-from rich.console import Console
 
 from pixvoice.audio import read_audio
 from pixvoice.contracts import Codes, Floats, SpeechTokenizer
@@ -21,10 +20,11 @@ from pixvoice.errors import OptionError
 from pixvoice.images import read_image
 from pixvoice.retrieve.model import count_parameters
 from pixvoice.speech.pretrained import load_speech_tokenizer
-from pixvoice.training.caches import save_arrays, stamp
+from pixvoice.training import processes
+from pixvoice.training.caches import Numbers, save_arrays, stamp
 from pixvoice.training.describer import DescriberRecipe, Parts, PhotoViews
 from pixvoice.training.image_units import StoredUnits, made_by
-from pixvoice.training.progress import follow
+from pixvoice.training.progress import follow, tell
 from pixvoice.training.student import crop
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ class PhotoPixels:
     def __init__(self, photos: Sequence[Path], image: PretrainedImage, crops: int) -> None:
         self.photos, self.image, self.views = photos, image, 2 + crops
 
-    def some_view(self, photos: list[int], step: int, rng: np.random.Generator) -> Floats:
-        """Pixels (B, 3, H, W) of a random view of each of ``photos`` (B numbers), as the image encoder takes them."""
-        views = [self._view(photo, int(rng.integers(self.views))) for photo in photos]
-        pixels: Floats = self.image.prepare(views).numpy()
+    def shown(self, photos: Numbers, views: Numbers, step: int) -> Floats:
+        """Pixels (B, 3, H, W) of one of the ``views`` of each of ``photos``, as the image encoder takes them."""
+        shown = [self._view(int(photo), int(number)) for photo, number in zip(photos, views, strict=True)]
+        pixels: Floats = self.image.prepare(shown).numpy()
         return pixels
 
     def _view(self, photo: int, number: int) -> Image:
@@ -58,11 +58,11 @@ class PhotoUnits:
     takes = "pixels"
 
     def __init__(self, stored: StoredUnits) -> None:
-        self.stored = stored
+        self.stored, self.views = stored, stored.views
 
-    def some_view(self, photos: list[int], step: int, rng: np.random.Generator) -> Codes:
-        """Codes (B, K, P) of a random view of each of ``photos`` (B numbers)."""
-        return self.stored.some_view(photos, rng)
+    def shown(self, photos: Numbers, views: Numbers, step: int) -> Codes:
+        """Codes (B, K, P) of one of the ``views`` of each of ``photos``."""
+        return self.stored.shown(photos, views)
 
 
 class SpokenTokens:
@@ -83,8 +83,9 @@ class SpokenTokens:
         for start in range(0, len(recordings), PART):
             part = recordings[start : start + PART]
             path = self.cache / f"codes-{stamp(made_by, part)}.npz"
-            if not path.exists():
-                self._encode(part, path)
+            with processes.main_first():
+                if not path.exists():
+                    self._encode(part, path)
             saved = np.load(path)
             codes += np.split(saved["flat"].astype(np.int64), np.cumsum(saved["lengths"])[:-1], axis=1)
         return codes
@@ -120,7 +121,7 @@ def pretrained_parts(recipe: DescriberRecipe, photos: Sequence[Path], audio: Seq
     torch.manual_seed(recipe.train.seed)
     model = full_describer(config)
     trained, frozen = count_parameters(model)
-    Console(stderr=True).print(f"trainable {trained:,} of {trained + frozen:,} parameters", highlight=False)
+    tell(f"trainable {trained:,} of {trained + frozen:,} parameters")
     views: PhotoViews = PhotoPixels(photos, model.image, recipe.crops)
     if recipe.image_units is not None and recipe.image_tokenizer is not None:
         reader: Any = model.image  # a UnitsImage, for the recipe names its tokenizer

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from pixvoice.contracts import Codes, Floats
 from pixvoice.errors import InputError, OptionError
 from pixvoice.packed import PackedUnits
-from pixvoice.training.caches import fingerprint, photo_features
+from pixvoice.training.caches import Numbers, fingerprint, photo_features
 from pixvoice.training.image_encoders import load_image_units
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.trainer import load_model, save_model, train
@@ -101,9 +101,10 @@ class StoredUnits:
             raise InputError(f"{stored}: units of another model; encode the photos again with: pixvoice encode")
         self.rows = [self.units.row(photo) for photo in photos]
 
-    def some_view(self, photos: Sequence[int], rng: np.random.Generator) -> Codes:
-        """Codes (B, K, P) of a random view of each of ``photos`` (B numbers)."""
-        return np.stack([self._view(self.units.codes(self.rows[p]), int(rng.integers(self.views))) for p in photos])
+    def shown(self, photos: Numbers, views: Numbers) -> Codes:
+        """Codes (B, K, P) of one of the ``views`` of each of ``photos``."""
+        wanted = zip(photos, views, strict=True)
+        return np.stack([self._view(self.units.codes(self.rows[photo]), int(number)) for photo, number in wanted])
 
     def _view(self, codes: Codes, number: int) -> Codes:
         return codes[:, number * self.patches : (number + 1) * self.patches]
@@ -121,11 +122,12 @@ class UnitFeatures:
         """
         self.tokenizer: ImageUnits = load_image_units(tokenizer)
         self.stored = StoredUnits(photos, stored, self.tokenizer.patches, made_by(tokenizer))
+        self.views = self.stored.views
 
     @torch.inference_mode()
-    def some_view(self, photos: list[int], step: int, rng: np.random.Generator) -> Floats:
-        """Features (B, P, D) float32 of a random view of each of ``photos`` (B numbers)."""
-        features: Floats = self.tokenizer.embed(torch.from_numpy(self.stored.some_view(photos, rng))).numpy()
+    def shown(self, photos: Numbers, views: Numbers, step: int) -> Floats:
+        """Features (B, P, D) float32 of one of the ``views`` of each of ``photos``."""
+        features: Floats = self.tokenizer.embed(torch.from_numpy(self.stored.shown(photos, views))).numpy()
         return features
 
 

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Optimiser, schedule and checkpoints of one training."""
+    """Optimiser, schedule and checkpoints of one training.
+
+    ``batch_size`` is that of a step, however many processes share it.  A process takes its share in ``accumulate``
+    parts, one after the other, when it doesn't fit into memory at once.  ``fsdp`` keeps a part of the weights, of their
+    gradients and of the optimizer's state in each process, in place of all of them.
+    """
 
     steps: int
     batch_size: int
@@ -20,3 +25,5 @@ class TrainOptions:
     bf16: bool = True
     seed: int = 0
     threads: int = 1
+    accumulate: int = 1
+    fsdp: bool = False

@@ -24,6 +24,7 @@ from rich.progress import (
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pixvoice.files import write_bytes_atomically
+from pixvoice.training import processes
 
 T = TypeVar("T")
 CURVE = ("step", "loss", "learning_rate", "grad_norm")
@@ -43,8 +44,14 @@ def read_clock(folder: Path) -> list[dict[str, float]]:
 
 
 def follow(items: Sequence[T], description: str) -> Iterable[T]:
-    """``items``, with a progress bar on standard error."""
-    return track(items, description=description, console=Console(stderr=True))
+    """``items``, with a progress bar on standard error: one, however many processes train together."""
+    return track(items, description=description, console=Console(stderr=True), disable=not processes.is_main())
+
+
+def tell(line: str) -> None:
+    """Say a line on standard error, once, however many processes train together."""
+    if processes.is_main():
+        Console(stderr=True).print(line, soft_wrap=True, highlight=False)
 
 
 class RunProgress(TrainerCallback):

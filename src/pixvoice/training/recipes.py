@@ -88,7 +88,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     else:
         checker = _Checker()
         recipe: Recipe = checker.build(recipe_class(task), values)
-        faults += [*checker.faults, *_broken_rules(task, checker.known)]
+        faults += [*checker.faults, *_broken_rules(task, {"task": task, **checker.known})]
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise OptionError("\n".join([f"{path}: {count}:", *(f"  - {fault}" for fault in faults)]))
@@ -297,6 +297,12 @@ class Rule:
 RULES = (
     Rule(None, ("train.save_every", "train.log_every"), lambda save, log: save % log == 0,
          "train.save_every: {0} is not a multiple of train.log_every ({1}), so a resumed run would log another curve"),
+    Rule(None, ("train.batch_size", "train.accumulate"), lambda size, parts: size % parts == 0,
+         "train.batch_size: {0} can't be cut into {1} equal parts (train.accumulate)"),
+    Rule("retriever", ("train.accumulate",), lambda parts: parts == 1,
+         "train.accumulate: {0}, but the whole of a batch is compared at once; give 1, and share it by more processes"),
+    Rule(None, ("task", "train.fsdp"), lambda task, fsdp: task == "describer" or not fsdp,
+         "train.fsdp: is for describers; a {0} fits into one process: give false"),
     Rule("codec", ("model.num_codebooks",), lambda k: k >= 2, "model.num_codebooks: {0} is not at least 2"),
     Rule("codec", ("model.n_fft", "model.hop_length"), lambda n, hop: n >= 3 * hop and n % (2 * hop) == hop,
          "model.n_fft: {0} is not 3, 5, 7, ... times model.hop_length ({1})"),

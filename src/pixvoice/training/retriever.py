@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -26,8 +25,10 @@ from pixvoice.retrieve.losses import Contrast, LossOptions
 from pixvoice.retrieve.model import DualChannel, RetrieverConfig, count_parameters
 from pixvoice.retrieve.small_parts import PartsConfig, SmallConfig, small_dual_channel
 from pixvoice.speech.ctc import CTCConfig, CTCRecognizer
+from pixvoice.training import processes
 from pixvoice.training.caches import photo_features
 from pixvoice.training.options import TrainOptions
+from pixvoice.training.progress import tell
 from pixvoice.training.speech_features import SpeechFeatures
 from pixvoice.training.trainer import load_model, save_model, train
 from pixvoice.vision.student import ImageStudent, StudentConfig
@@ -146,26 +147,33 @@ class SpokenPhotos:
 
 
 class SpokenBatches(Dataset[Any]):
-    """``count`` whole batches; batch i is the same in every run of the same seed."""
+    """``count`` batches; batch i is the same in every run of the same seed.
+
+    Items are batches, or, where processes train together, their ``processes.shares``, one batch after the other.
+    """
 
     def __init__(self, data: SpokenPhotos, model: DualChannel, options: TrainOptions) -> None:
         self.data, self.model = data, model
         self.size, self.seed, self.count = options.batch_size, options.seed, options.steps
         self.per_epoch = max(1, len(data.photo) // self.size)
+        self.shares = processes.shares(options)
 
     def __len__(self) -> int:
-        return self.count
+        return self.count * self.shares
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        i, share = divmod(item, self.shares)
         epoch, number = divmod(i, self.per_epoch)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.data.photo))
         rows = np.resize(order, max(len(order), self.size))[number * self.size : (number + 1) * self.size]
         rng = np.random.default_rng((self.seed, epoch, number))
         passes = rng.integers(self.data.passes, size=len(rows))
+        views = rng.integers(self.data.views, size=len(rows))
+        as_written = rng.random(len(rows)) < 0.5
+        rows, passes, views, as_written = (drawn[share :: self.shares] for drawn in (rows, passes, views, as_written))
         photos = self.data.photo[rows]
-        pixels = self.data.pixels(photos, rng.integers(self.data.views, size=len(rows)))
-        inputs = self.data.inputs(rows, passes, self.model, rng.random(len(rows)) < 0.5)
-        return {"pixels": pixels, "photo": torch.from_numpy(photos), **inputs}
+        inputs = self.data.inputs(rows, passes, self.model, as_written)
+        return {"pixels": self.data.pixels(photos, views), "photo": torch.from_numpy(photos), **inputs}
 
 
 def recalls(speech: Floats, photos: Floats, photo: npt.NDArray[np.int64]) -> dict[str, float]:
@@ -229,15 +237,18 @@ class KeepBest(TrainerCallback):
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
         entry = {"step": float(state.global_step), **{key: round(v, 2) for key, v in self.measure().items()}}
-        if all(_score(entry) > _score(before) for before in self.curve):
+        better = all(_score(entry) > _score(before) for before in self.curve)
+        self.curve.append(entry)
+        if not processes.is_main():
+            return
+        if better:
             temporary = self.folder / f".{BEST}"
             save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, temporary)
             temporary.replace(self.folder / BEST)
-        self.curve.append(entry)
         text = "".join(f"{json.dumps(e)}\n" for e in self.curve)
         write_bytes_atomically(self.folder / "dev.jsonl", text.encode())
         line = f"step {state.global_step} dev recall at 10: speech to image {entry['speech_to_image_r_at_10']:.1f}"
-        Console(stderr=True).print(f"{line}, image to speech {entry['image_to_speech_r_at_10']:.1f}", highlight=False)
+        tell(f"{line}, image to speech {entry['image_to_speech_r_at_10']:.1f}")
 
 
 def _score(entry: dict[str, float]) -> float:
@@ -291,7 +302,7 @@ def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
     dev_samples = [s for m in recipe.dev for s in load_dataset(m, recipe.dev_split)]
     model, config = begin(recipe)
     trained, frozen = count_parameters(model)
-    Console(stderr=True).print(f"trainable {trained:,} of {trained + frozen:,} parameters", highlight=False)
+    tell(f"trainable {trained:,} of {trained + frozen:,} parameters")
     if isinstance(config, FullConfig):
         from pixvoice.training.spoken_files import SpokenFiles
 

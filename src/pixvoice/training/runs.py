@@ -9,10 +9,11 @@ from typing import Any
 
 from pixvoice.errors import InputError, OptionError, OutputError
 from pixvoice.files import write_bytes_atomically
+from pixvoice.training import processes
 from pixvoice.training.recipes import TASKS, Recipe, flatten, load_recipe, missing_inputs, task_of, to_yaml
 from pixvoice.training.trainer import checkpoint_step, last_complete_checkpoint
 
-CHANGEABLE = {"train.steps", "train.save_every", "train.log_every"}
+CHANGEABLE = {"train.steps", "train.save_every", "train.log_every", "train.accumulate", "train.fsdp"}
 """Keys that may differ from those the run was begun with: none of them changes the model or an item of the data."""
 
 
@@ -35,6 +36,8 @@ class Run:
         Raises:
             OptionError: the folder holds a run of another recipe; each key that differs has a line.
             InputError: a path of the recipe isn't there; each has a line.
+
+        With several processes, also what ``processes.check_shares`` and the readers of the manifests raise.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise OptionError(f"{self.folder}: a file; give a folder for the run")
@@ -42,6 +45,11 @@ class Run:
         if begun.exists() and (changes := differences(load_recipe(begun), self.recipe)):
             raise OptionError(_lines(f"{self.folder} holds a run of another recipe; give another folder", changes))
         check_inputs(self.recipe)
+        if processes.count() > 1 or self.recipe.train.fsdp:
+            from pixvoice.data import load_dataset
+
+            samples = sum(len(load_dataset(manifest, self.recipe.split)) for manifest in self.recipe.manifests)
+            processes.check_shares(self.recipe.train, samples)
 
     def train(self) -> list[dict[str, float]]:
         """Train, from the last complete checkpoint on if there is one, and return the loss curve.
@@ -52,7 +60,8 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.folder}: can't be made ({error.strerror}); give another place") from None
-        write_bytes_atomically(self.folder / "recipe.yaml", to_yaml(self.recipe).encode())
+        if processes.is_main():
+            write_bytes_atomically(self.folder / "recipe.yaml", to_yaml(self.recipe).encode())
         curve: list[dict[str, float]] = import_module(TASKS[task_of(self.recipe)][0]).run(self.recipe, self.folder)
         return curve
 

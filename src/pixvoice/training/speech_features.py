@@ -14,6 +14,7 @@ from pixvoice.audio import read_audio
 from pixvoice.contracts import Audio
 from pixvoice.retrieve.small_parts import SmallRecognizer
 from pixvoice.speech.ctc import CTCConfig, CTCRecognizer
+from pixvoice.training import processes
 from pixvoice.training.caches import fingerprint, save_arrays
 from pixvoice.training.progress import follow
 from pixvoice.training.recognizer import play_at
@@ -52,8 +53,9 @@ class SpeechFeatures:
             for start in range(0, len(recordings), PART):
                 part = recordings[start : start + PART]
                 path = cache / f"speech-{fingerprint(folder, part, number, passes > 0)}"
-                if not path.with_suffix(".npy").exists():
-                    _hear(part, self._recognizer, number if passes else None, path)
+                with processes.main_first():
+                    if not path.with_suffix(".npy").exists():
+                        _hear(part, self._recognizer, number if passes else None, path)
                 self._open(path, number)
 
     @cached_property

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -23,6 +24,7 @@ from pixvoice.files import write_bytes_atomically
 from pixvoice.images import read_image
 from pixvoice.manifest import Sample
 from pixvoice.retrieve.model import DualChannel
+from pixvoice.training import processes
 from pixvoice.training.progress import follow
 from pixvoice.training.retriever import RetrieverRecipe, SpokenPhotos, pairs
 from pixvoice.training.speech_features import vary
@@ -89,20 +91,23 @@ class SpokenFiles(SpokenPhotos):
 
     def _transcripts(self, checkpoint: str, cache: Path) -> list[list[str]]:
         """What the Whisper ``checkpoint`` reads in every recording and pass, written down once and kept."""
-        recognizer: Recognizer | None = None
         texts: list[list[str]] = [[] for _ in range(self.passes)]
+        whisper = lru_cache(_whisper)
         for number in range(self.passes):
             for start in range(0, len(self.recordings), PART):
                 rows = range(start, min(start + PART, len(self.recordings)))
                 path = cache / f"transcripts-{self._fingerprint(checkpoint, rows, number)}.json"
-                if not path.exists():
-                    recognizer = recognizer or _whisper(checkpoint)
-                    rate = recognizer.sample_rate
-                    heard = [recognizer.transcribe([self._heard(r, number, rate)])[0] for r in follow(rows, "reading")]
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write_bytes_atomically(path, json.dumps(heard).encode())
+                with processes.main_first():
+                    if not path.exists():
+                        self._read(rows, number, whisper(checkpoint), path)
                 texts[number] += json.loads(path.read_text())
         return texts
+
+    def _read(self, rows: range, number: int, recognizer: Recognizer, path: Path) -> None:
+        rate = recognizer.sample_rate
+        heard = [recognizer.transcribe([self._heard(r, number, rate)])[0] for r in follow(rows, "reading")]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomically(path, json.dumps(heard).encode())
 
     def _fingerprint(self, checkpoint: str, rows: range, number: int) -> str:
         digest = hashlib.sha256(f"{checkpoint}\0{number}\0{self.disturbed}".encode())

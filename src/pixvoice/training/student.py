@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from pixvoice.contracts import Floats
 from pixvoice.errors import InputError
 from pixvoice.images import read_image, to_pixels
+from pixvoice.training import processes
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.progress import follow
 from pixvoice.training.trainer import save_model, train
@@ -66,17 +67,19 @@ class TeacherViews(Dataset[Any]):
         self.views = 2 + recipe.crops
         self.count, self.seed = recipe.train.steps * recipe.train.batch_size, recipe.train.seed
         size = recipe.model.image_size
-        self.pixels = self._open(cache / "pixels.npy", (len(photos) * self.views, 3, size, size), np.uint8)
         patches = (size // 32) ** 2
         shape = (len(photos) * self.views, patches, recipe.model.embed_dim)
-        self.features = self._open(cache / "features.npy", shape, np.float16)
-        self.done = self._open(cache / "done.npy", (len(photos),), np.uint8)
-        self._fill(MobileNetTeacher(recipe.teacher))
+        with processes.main_first():
+            self.pixels = self._open(cache / "pixels.npy", (len(photos) * self.views, 3, size, size), np.uint8)
+            self.features = self._open(cache / "features.npy", shape, np.float16)
+            self.done = self._open(cache / "done.npy", (len(photos),), np.uint8)
+            self._fill(MobileNetTeacher(recipe.teacher))
         some = (
             self.features[:: max(1, len(self.features) // 500)].astype(np.float32).reshape(-1, recipe.model.embed_dim)
         )
         self.mean, self.std = some.mean(0), some.std(0) + 1e-3
-        np.savez(cache / "statistics.npz", mean=self.mean, std=self.std, photos=[p.name for p in photos])
+        if processes.is_main():
+            np.savez(cache / "statistics.npz", mean=self.mean, std=self.std, photos=[p.name for p in photos])
 
     @staticmethod
     def _open(path: Path, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:

@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pixvoice.errors import BundleError, OutputError
 from pixvoice.files import write_bytes_atomically
+from pixvoice.training import processes
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.progress import RunProgress, loss_curve
 
@@ -52,7 +54,8 @@ def train(
 ) -> list[dict[str, float]]:
     """Train ``model`` (its forward returns a dict with ``loss``) and return the loss curve.
 
-    Items are shuffled, unless the data set has an order of its own (``in_order``).
+    Items are shuffled, unless the data set has an order of its own (``in_order``): its items are then whole batches,
+    or, one after the other, their ``processes.shares``.
     A run that was killed goes on from its last complete checkpoint in ``output``, and ends with the same curve and
     weights if an item of ``dataset`` is a function of its number alone and checkpoints fall on log entries.
 
@@ -62,7 +65,8 @@ def train(
     arguments = TrainingArguments(
         output_dir=str(output / "checkpoints"),
         max_steps=options.steps,
-        per_device_train_batch_size=options.batch_size,
+        per_device_train_batch_size=1 if in_order else options.batch_size // processes.shares(options),
+        gradient_accumulation_steps=options.accumulate,
         learning_rate=options.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=options.warmup_steps,
@@ -70,6 +74,7 @@ def train(
         max_grad_norm=options.clip_norm,
         adam_beta2=0.98,
         bf16=options.bf16,
+        fsdp=options.fsdp or None,
         use_cpu=not torch.cuda.is_available(),
         save_steps=options.save_every,
         save_total_limit=2,
@@ -84,26 +89,34 @@ def train(
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
-    for callback in (RunProgress(output), *callbacks):
+    for callback in (*([RunProgress(output)] if processes.is_main() else []), *callbacks):
         trainer.add_callback(callback)
     checkpoint = last_complete_checkpoint(output / "checkpoints")
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{output}: the training stopped ({error}); mend that, and give the command again") from error
+    processes.wait()
     return loss_curve(trainer.state.log_history)
 
 
 def save_model(model: nn.Module, config: Any, task: str, output: Path) -> None:
     """Write ``model.safetensors`` and ``config.json`` (a dataclass of sizes, and the task).
 
-    Raises OutputError if ``output`` can't be written.
+    Every process that trained comes by; the main one writes.  Raises OutputError if ``output`` can't be written.
     """
+    weights = {name: whole(tensor).contiguous() for name, tensor in model.state_dict().items()}
+    if not processes.is_main():
+        return
     output.mkdir(parents=True, exist_ok=True)
-    weights = save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
-    write_bytes_atomically(output / "model.safetensors", weights)
+    write_bytes_atomically(output / "model.safetensors", save(weights))
     text = json.dumps({"task": task, "config": asdict(config)}, indent=2, default=str)  # a path as text
     write_bytes_atomically(output / "config.json", text.encode())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A weight of which each process may hold a part: all of it, put together by all processes."""
+    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
 
 
 def load_model(folder: Path, task: str, config_type: Callable[..., C], model_type: Callable[[C], M]) -> M:

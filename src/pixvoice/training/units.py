@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor
 
@@ -29,9 +28,10 @@ from pixvoice.speech.unit_encoder import (
 )
 from pixvoice.speech.unit_pairs import UnitPairs
 from pixvoice.speech.units import CENTROIDS, UnitTokenizer, merge_runs, read_centroids
+from pixvoice.training import processes
 from pixvoice.training.codec import SpeechCrops
 from pixvoice.training.options import TrainOptions
-from pixvoice.training.progress import follow
+from pixvoice.training.progress import follow, tell
 from pixvoice.training.trainer import save_model, train
 
 
@@ -109,7 +109,8 @@ def run(recipe: UnitsRecipe, output: Path) -> list[dict[str, float]]:
     count = recipe.train.steps * recipe.train.batch_size
     length = recipe.crop_frames * config.frame_length
     log = train(model, SpeechCrops(paths, config.sample_rate, length, count, recipe.train.seed), recipe.train, output)
-    _cluster(model.encoder, recipe, some, output)
+    if processes.is_main():
+        _cluster(model.encoder, recipe, some, output)
     save_model(model.encoder, config, "units", output)
     return log
 
@@ -129,4 +130,4 @@ def _cluster(encoder: UnitEncoder, recipe: UnitsRecipe, recordings: Sequence[Pat
         pairs.save(output / PAIRS)
         steps = sum(len(pairs.encode(one)) for one in merged) / all_of_them * units.frame_rate
         said += f", {steps:.1f} with {pairs.size - pairs.units} byte pairs"
-    Console(stderr=True).print(said, highlight=False)
+    tell(said)

@@ -18,6 +18,7 @@ from pixvoice.speech.codec import Codec, CodecConfig
 from pixvoice.speech.latent_vocoder import IGNORE, LatentVocoder, LatentVocoderConfig, LatentVocoderSizes, VocoderLoss
 from pixvoice.speech.pretrained import SpeechParts, unit_tokenizer
 from pixvoice.speech.units import UnitTokenizer, merge_runs
+from pixvoice.training import processes
 from pixvoice.training.caches import save_arrays, stamp
 from pixvoice.training.describer import encode_speech
 from pixvoice.training.options import TrainOptions
@@ -95,10 +96,11 @@ def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 def frame_units(recordings: Sequence[Path], tokenizer: UnitTokenizer, cache: Path) -> list[Codes]:
     """The unit of each frame (F,) of each recording, kept in ``cache``."""
     path = cache / f"units-{stamp(tokenizer.centroids.tobytes(), recordings)}.npz"
-    if not path.exists():
-        rate = tokenizer.sample_rate
-        units = [tokenizer.frame_units(read_audio(one, rate)) for one in follow(recordings, "units")]
-        save_arrays(path, flat=np.concatenate(units).astype(np.int16), lengths=np.array([len(u) for u in units]))
+    with processes.main_first():
+        if not path.exists():
+            rate = tokenizer.sample_rate
+            units = [tokenizer.frame_units(read_audio(one, rate)) for one in follow(recordings, "units")]
+            save_arrays(path, flat=np.concatenate(units).astype(np.int16), lengths=np.array([len(u) for u in units]))
     saved = np.load(path)
     return np.split(saved["flat"].astype(np.int64), np.cumsum(saved["lengths"])[:-1])
 
