@@ -90,6 +90,7 @@ def test_the_bundle_that_ships_is_the_one_that_the_rows_describe() -> None:
 def test_small_rows_have_the_parameters_of_their_recipes() -> None:
     torch = pytest.importorskip("torch", reason="needs the train extra")
     from pixvoice.describe.model import PixVoxLM
+    from pixvoice.describe.sas import ShowAndSpeak
     from pixvoice.retrieve.model import count_parameters
     from pixvoice.retrieve.small_parts import SmallConfig, small_dual_channel
     from pixvoice.speech.codec import Codec
@@ -113,6 +114,8 @@ def test_small_rows_have_the_parameters_of_their_recipes() -> None:
         for name in ("pixvox-delay-small", "pixvox-parallel-small", "im2sp-small", "im2sp-pairs-small"):
             assert count_parameters(PixVoxLM(sizes(name).model))[0] == ROWS[name].trainable
             assert ROWS[name].parameters - ROWS[name].trainable == ROWS["student-small"].parameters
+        assert count_parameters(PixVoxLM(sizes("cascade-small").model))[0] == ROWS["cascade-small"].trainable
+        assert count_parameters(ShowAndSpeak(sizes("sas-small").model))[0] == ROWS["sas-small"].trainable
         for variant in ("full", "pipeline", "e2e"):
             recipe, row = sizes(f"brewclip-{variant}-small"), ROWS[f"brewclip-{variant}-small"]
             config = SmallConfig(

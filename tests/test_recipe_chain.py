@@ -44,6 +44,8 @@ SMALL = {
     "pixvox": (*(f"model.{size}" for size in DESCRIBER), "teacher_steps=2"),
     "units": ("crop_frames=4", "clusters=4", *(f"model.{size}" for size in UNITS)),
     "vocoder": ("crop_frames=2", "model.width=8", "model.codec_width=8", "model.duration_width=8"),
+    "sas": ("model.n_mels=16", "model.image_dim=12", "model.width=8", "model.lstm_width=8", "model.postnet_width=8"),
+    "cascade": ("model.codebook_size=300", *(f"model.{size}" for size in SAYS)),
     "im2sp-pairs": (*(f"model.{size}" for size in SAYS), "speech.unit_pairs=1", "model.codebook_size=9"),
     "im2sp": (*(f"model.{size}" for size in SAYS), "model.codebook_size=8"),
 }
@@ -89,6 +91,8 @@ def made_small(words: list[str], engine: str) -> list[str]:
     words = [engine if word in ("flite", "pico2wave", "espeak-ng") else word for word in words]
     if words[0] == "train":
         changes = TRAIN + next(sizes for part, sizes in SMALL.items() if Path(words[1]).name.startswith(part))
+        if "cascade" in words[1]:
+            changes += (f"engine={json.dumps(engine)}",)
         words += [part for change in changes for part in ("--set", change)]
     return words
 
@@ -106,7 +110,7 @@ def test_every_command_of_the_recipes_runs(here: Path, java: None, capsys: pytes
         if small[0] == "evaluate":
             scores[small[1], Path(words[-1]).name] = json.loads(capsys.readouterr().out)
     found = scores["search", "bundle"]
-    for row in ("bundle", "im2sp"):
+    for row in ("bundle", "im2sp", "sas", "cascade"):
         described = scores["describe", row]
         assert described["n_photos"] == 2 and 0 <= described["bleu_4"] <= 100 and described["ceiling"] is not None
     assert found["n_photos"] == 2 and found["n_queries"] == 10 and found["speech_to_image"]["r_at_5"] == 100

@@ -33,6 +33,7 @@ from pixvoice.speech.units import UnitTokenizer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from pixvoice.describe.sas_speaker import SasDescriber
     from pixvoice.vision.image_units import ImageUnits
     from pixvoice.vision.student import ImageStudent
 
@@ -180,11 +181,29 @@ def _small_parts(folder: Path, dims: PixVoxConfig) -> tuple[SpeechTokenizer, Dec
     return tokenizer, SMALL, StudentSees(load_image_encoder(recipe.student))
 
 
-SPEAKERS: Mapping[str, Callable[[Path], TorchDescriber]] = {"describer": TorchDescriber.load}
+def _cascade(folder: Path) -> TorchDescriber:
+    from pixvoice.describe.cascade import load_cascade
+    from pixvoice.training.image_encoders import load_image_encoder
+
+    model, tokenizer, student = load_cascade(folder)
+    return TorchDescriber(model, tokenizer, SMALL, StudentSees(load_image_encoder(student)))
+
+
+def _sas(folder: Path) -> SasDescriber:
+    from pixvoice.describe.sas_speaker import SasDescriber
+
+    return SasDescriber.load(folder)
+
+
+SPEAKERS: Mapping[str, Callable[[Path], TorchDescriber | SasDescriber]] = {
+    "describer": TorchDescriber.load,
+    "sas": _sas,
+    "cascade": _cascade,
+}
 """Who speaks for the run of each task."""
 
 
-def load_speaker(folder: Path) -> TorchDescriber:
+def load_speaker(folder: Path) -> TorchDescriber | SasDescriber:
     """What describes photos with the run in ``folder``, by the task in its ``config.json``.
 
     Raises BundleError if the folder holds nothing that describes photos, and what the loader of its task raises.

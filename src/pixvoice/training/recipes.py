@@ -35,6 +35,8 @@ TASKS = {
     "units": ("pixvoice.training.units", "UnitsRecipe"),
     "vocoder": ("pixvoice.training.vocoder", "VocoderRecipe"),
     "describer": ("pixvoice.training.describer", "DescriberRecipe"),
+    "sas": ("pixvoice.training.sas", "SasRecipe"),
+    "cascade": ("pixvoice.training.cascade", "CascadeRecipe"),
     "retriever": ("pixvoice.training.retriever", "RetrieverRecipe"),
 }
 """Module and dataclass of each task; the module's ``run(recipe, output)`` trains it."""
@@ -264,7 +266,7 @@ def _nearest(name: str, allowed: Sequence[str] | Mapping[str, Any], prefix: str)
 
 ZERO_ALLOWED = {
     "seed", "warmup_steps", "weight_decay", "clip_norm", "crops", "teacher_steps", "speed_change", "passes", "prompts",
-    "inner", "each", "layer", "pairs", "unit_pairs",
+    "inner", "each", "layer", "agreement", "pairs", "unit_pairs",
 }  # fmt: skip
 ONE_OF = {"pattern": tuple(PATTERNS), "variant": VARIANTS, "transcripts": ("recognizer", "truth", "both")}
 
@@ -273,7 +275,7 @@ def _out_of_range(name: str, value: Any) -> str | None:
     """What is wrong with the value of the field ``name`` taken by itself."""
     if (allowed := ONE_OF.get(name)) and value not in allowed:
         return f"{value!r} is not known{_nearest(value, allowed, '')} use one of {', '.join(allowed)}"
-    if name == "dropout":
+    if name in ("dropout", "prenet_dropout", "sampled"):
         return None if 0 <= value < 1 else f"{value} is not at least 0 and below 1"
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, int | float):
@@ -335,6 +337,16 @@ RULES = (
          " else"),
     Rule("describer", ("model.width", "model.heads"), lambda width, heads: width % heads == 0,
          "model.width: {0} is not divisible by model.heads ({1})"),
+    Rule("sas", ("model.max_steps", "max_frames"), lambda steps, frames: steps >= frames,
+         "model.max_steps: {0} is too few for recordings of max_frames ({1})"),
+    Rule("cascade", ("model.num_codebooks",), lambda codebooks: codebooks == 1,
+         "model.num_codebooks: {0}, but text is one codebook; give 1"),
+    Rule("cascade", ("model.codebook_size",), lambda size: size >= 256,
+         "model.codebook_size: {0} is too few for the 256 bytes that text is made of"),
+    Rule("cascade", ("model.width", "model.heads"), lambda width, heads: width % heads == 0,
+         "model.width: {0} is not divisible by model.heads ({1})"),
+    Rule("cascade", ("model.max_steps", "max_frames"), lambda steps, frames: steps > frames,
+         "model.max_steps: {0} is too few for max_frames ({1}) and the end"),
     Rule("retriever", ("image", "recognizer", "student"), lambda image, *small: image or all(small),
          "recognizer: {1} and student: {2} must both be paths, or text, speech and image name pretrained towers"),
     Rule("retriever", ("model.embed_dim", "model.heads"), lambda width, heads: width % heads == 0,
