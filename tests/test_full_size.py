@@ -1,4 +1,4 @@
-"""Describers of the standard sizes: one training step and one description of each, on a CPU, with untrained weights.
+"""Models of the standard sizes: one training step and one description or search of each, on a CPU, untrained.
 
 They take up to 4 GB of memory and a minute or two, so they run when asked for: PIXVOICE_FULL_SIZE=1 pytest -m slow
 """
@@ -21,6 +21,7 @@ from pixvoice.describe.hf_git import GitDescriber  # noqa: E402
 from pixvoice.describe.model import PixVoxConfig  # noqa: E402
 from pixvoice.describe.pretrained import PretrainedDescriber, PretrainedImage  # noqa: E402
 from pixvoice.patterns import make_pattern  # noqa: E402
+from pixvoice.retrieve.losses import Contrast, LossOptions  # noqa: E402
 from pixvoice.retrieve.model import count_parameters  # noqa: E402
 from pixvoice.runtime.decoding import DecodingOptions, generate  # noqa: E402
 from pixvoice.speech.encodec import EncodecTokenizer  # noqa: E402
@@ -28,6 +29,7 @@ from pixvoice.speech.units import HubertFeatures, UnitTokenizer  # noqa: E402
 from pixvoice.speech.vocoder import UnitVocoder, VocoderConfig  # noqa: E402
 from pixvoice.training.describer import inputs_and_labels  # noqa: E402
 from test_describe_full import standard_blip  # noqa: E402
+from test_retrieve_full import standard_brewclip  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,19 +56,48 @@ def test_one_step_and_one_description(make: Callable[[], PretrainedDescriber], s
     tokens, labels = (torch.from_numpy(part)[None] for part in inputs_and_labels(codes, order, model.dims.special))
     pixels = torch.rand(1, 3, size, size)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    learn(learned, lambda: model(pixels, tokens, labels)["loss"])
+    with torch.inference_mode():
+        features = model.image(pixels).numpy()
+    said = generate(TorchSpeechDecoder(model), features, order, DecodingOptions(min_frames=3, max_frames=4))
+    assert said.codes.shape[0] == model.dims.num_codebooks and 3 <= said.codes.shape[1] <= 4
+
+
+def learn(learned: list[Any], loss_of: Callable[[], Any]) -> None:
+    """One step, after which the loss is smaller."""
     optimizer = torch.optim.SGD(learned, lr=0.05)
     losses = []
     for _ in range(2):
-        losses.append(model(pixels, tokens, labels)["loss"])
+        losses.append(loss_of())
         optimizer.zero_grad()
         losses[-1].backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()
     assert losses[1] < losses[0]
+
+
+def test_brewclip_learns_and_finds() -> None:
+    """Whisper base.en and CLIP ViT-L/14: two recordings with their words, against two photos."""
+    torch.manual_seed(0)
+    vocabulary = {
+        letter + end: i for i, (end, letter) in enumerate((e, c) for e in ("", "</w>") for c in towers.LETTERS)
+    }
+    vocabulary |= {"<|startoftext|>": 49406, "<|endoftext|>": 49407}
+    tokenizer = transformers.CLIPTokenizer(vocab=vocabulary, merges=[])
+    model = standard_brewclip(
+        tokenizer, transformers.WhisperFeatureExtractor(), transformers.CLIPImageProcessorPil()
+    ).train()
+    audio, lengths = towers.sound(1.0, 1.5)
+    photos, words = towers.photos(2), ["a dog", "the child waits"]
+    pixels, tokens = model.image.prepare(photos), model.text.tokenize(words)
+    contrast = Contrast(model, LossOptions())
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    learn(learned, lambda: contrast(pixels, torch.arange(2), tokens, audio=audio, lengths=lengths)["loss"])
+    model.eval()
     with torch.inference_mode():
-        features = model.image(pixels).numpy()
-    said = generate(TorchSpeechDecoder(model), features, order, DecodingOptions(min_frames=3, max_frames=4))
-    assert said.codes.shape[0] == model.dims.num_codebooks and 3 <= said.codes.shape[1] <= 4
+        heard, seen = model.embed_speech(audio, lengths, words), model.embed_photos(photos)
+    assert heard.shape == seen.shape == (2, 768)
+    torch.testing.assert_close((heard @ heard.T).diagonal(), torch.ones(2))
 
 
 def test_im2sp_has_a_frozen_encoder_and_six_layers() -> None:

@@ -117,11 +117,11 @@ def guarded(checkpoint: str, wanted: str, load: Callable[[], T]) -> T:
 
 
 def _refuse_pickles(folder: Path, wanted: str) -> None:
-    pickles = sorted(folder.glob("pytorch_model*.bin")) if folder.is_dir() else []
+    pickles = [path for kind in ("*.bin.index.json", "pytorch_model*.bin") for path in sorted(folder.glob(kind))]
     if pickles and not any(folder.glob("*.safetensors*")):
         raise BundleError(
-            f"{folder} holds its {wanted} only as a pickle ({pickles[0].name}), which can run code when it is read:"
-            " save it again with save_pretrained, which writes model.safetensors"
+            f"{folder} holds its {wanted} only as a pickle ({pickles[0].name}), which can run code when it is read;"
+            f" turn it into one that can't: pixvoice convert {pickles[0]} -o {folder / 'model.safetensors'}"
         )
 
 
