@@ -286,6 +286,9 @@ def small_parts(recipe: DescriberRecipe, photos: Sequence[Path], audio: Sequence
     """The tokens of ``audio`` by our codec, our image student's features, and an untrained ``PixVoxLM``."""
     assert recipe.codec is not None  # a rule of recipes
     codes = encode_speech(audio, recipe.codec, recipe.model.num_codebooks, cache)
+    told, found = recipe.model.codebook_size, load_model(recipe.codec, "codec", CodecConfig, Codec).dims.codebook_size
+    if told != found:
+        raise OptionError(f"model.codebook_size: the recipe says {told}, but {recipe.codec} has {found}; give {found}")
     views = seen_of(photos, recipe, cache)
     torch.manual_seed(recipe.train.seed)
     return Parts(codes, views, PixVoxLM(recipe.model), recipe.model)
