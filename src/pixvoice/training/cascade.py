@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from pixvoice.describe.cascade import CascadeConfig
 from pixvoice.describe.model import PixVoxConfig, PixVoxLM
 from pixvoice.errors import InputError, MissingToolError
 from pixvoice.speech.written import VOCABULARY, Vocabulary, find_voice, has_words
+from pixvoice.training import processes
 from pixvoice.training.describer import CaptionBatches, PhotoFeatures, kept_captions, photo_numbers, train_on
 from pixvoice.training.options import TrainOptions
+from pixvoice.training.progress import tell
 from pixvoice.training.trainer import save_model
 
 
@@ -58,7 +59,7 @@ def run(recipe: CascadeRecipe, output: Path) -> list[dict[str, float]]:
     try:
         find_voice(recipe.engine, recipe.voice)
     except MissingToolError as error:
-        Console(stderr=True).print(f"{error}; only speaking needs it", highlight=False, soft_wrap=True)
+        tell(f"{error}; only speaking needs it")
     samples = [s for manifest in recipe.manifests for s in load_dataset(manifest, recipe.split)]
     written = [(s.image, s.text) for s in samples if s.text is not None and has_words(s.text)]
     if not written:
@@ -72,6 +73,7 @@ def run(recipe: CascadeRecipe, output: Path) -> list[dict[str, float]]:
     torch.manual_seed(recipe.train.seed)
     model = PixVoxLM(recipe.model)
     log = train_on(CaptionBatches([codes[i] for i in kept], rows, views, recipe), model, recipe.train, output)
-    vocabulary.save(output / VOCABULARY)
+    if processes.is_main():
+        vocabulary.save(output / VOCABULARY)
     save_model(model, CascadeConfig(recipe.model, recipe.student, recipe.engine, recipe.voice), "cascade", output)
     return log

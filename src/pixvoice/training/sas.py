@@ -16,6 +16,7 @@ from pixvoice.contracts import Floats
 from pixvoice.describe.sas import SasConfig, SasLoss, SasRunConfig, ShowAndSpeak
 from pixvoice.errors import InputError, OptionError
 from pixvoice.speech.codec import Codec, CodecConfig
+from pixvoice.training import processes
 from pixvoice.training.caches import fingerprint, save_arrays
 from pixvoice.training.describer import Batches, PhotoFeatures, PhotoViews, kept_captions, photo_numbers, train_on
 from pixvoice.training.options import TrainOptions
@@ -59,10 +60,11 @@ class Spectrograms:
         for start in range(0, len(recordings), PART):
             part = recordings[start : start + PART]
             path = cache / f"mel-{fingerprint(folder, part)}"
-            if not path.with_suffix(".npz").exists():
-                heard = [self._hear(one) for one in follow(part, "spectrograms")]
-                save_arrays(path.with_suffix(".npy"), np.concatenate(heard))
-                save_arrays(path.with_suffix(".npz"), lengths=np.array([len(one) for one in heard]))
+            with processes.main_first():
+                if not path.with_suffix(".npz").exists():
+                    heard = [self._hear(one) for one in follow(part, "spectrograms")]
+                    save_arrays(path.with_suffix(".npy"), np.concatenate(heard))
+                    save_arrays(path.with_suffix(".npz"), lengths=np.array([len(one) for one in heard]))
             ends = np.cumsum(np.load(path.with_suffix(".npz"))["lengths"])
             self.frames += np.split(np.load(path.with_suffix(".npy"), mmap_mode="r"), ends[:-1])
 
