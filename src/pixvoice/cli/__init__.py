@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from pixvoice.cli import (
+    bench,
     complete,
     convert,
     describe,
@@ -55,6 +56,7 @@ app.command("train")(train.train)
 evaluate.app.command("complete")(evaluate_complete.complete)
 evaluate.app.command("emotion")(evaluate_emotion.emotion)
 evaluate.app.command("storage")(evaluate_storage.storage)
+app.add_typer(bench.app, name="bench")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(manifest.app, name="manifest")
 

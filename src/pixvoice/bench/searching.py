@@ -1,0 +1,48 @@
+"""One row of the table of search: a model over every manifest, voice and level of noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pixvoice.bench.plan import Row
+from pixvoice.bench.store import Values
+from pixvoice.errors import PixVoiceError
+from pixvoice.evaluation.queries import Query, Setting
+from pixvoice.evaluation.search import SearchEvaluation
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A data set as it is searched: its photos, and who asks for them how."""
+
+    name: str
+    photos: Sequence[Path]
+    settings: Sequence[tuple[list[Query], Setting]]
+
+
+def search_row(
+    row: Row,
+    data: Sequence[Searched],
+    levels: Sequence[float | None],
+    threads: int,
+    tell: Callable[[PixVoiceError], None],
+    track: Callable[[Sequence[Any], str], Iterable[Any]],
+) -> Values:
+    """Recall of a row in each setting.  Raises BundleError where the run can't be used, InputError without photos."""
+    import torch
+
+    from pixvoice.retrieve.build import load_search_model
+
+    torch.set_num_threads(threads)
+    model = load_search_model(row.own.folder)
+    results: list[dict[str, Any]] = []
+    for place in data:
+        evaluation = SearchEvaluation(model, place.photos, tell, track)
+        for queries, setting in place.settings:
+            for level in levels:
+                found = evaluation.run(queries, replace(setting, noise_db=level))
+                results.append({"data": place.name, **found.as_dict(), "model": row.name})
+    return {"results": results, "threads": threads}
