@@ -151,7 +151,9 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not(place: Path, tmp_path
     shutil.copytree(place / "run", tmp_path / "stopped")
     shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "checkpoint-12")
     (tmp_path / "stopped" / "model.safetensors").unlink()
-    Run(recipe(place, *engine(place)), tmp_path / "stopped").train()
+    run = Run(recipe(place, *engine(place)), tmp_path / "stopped")
+    run.check()
+    run.train()
     for name in ("model.safetensors", "config.json", "vocabulary.json"):
         assert (tmp_path / "stopped" / name).read_bytes() == (place / "run" / name).read_bytes(), name
 
@@ -171,7 +173,7 @@ def test_without_the_engine_it_is_trained_and_not_heard(
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        (("engine=flight",), "no engine 'flight'; did you mean 'flite'"),
+        (("engine=flight",), r"no engine 'flight' \(did you mean 'flite'\?\)"),
         (("voice=rms",), r"has no \{voice\} for 'rms'"),
         (("max_frames=2",), r"longer than max_frames \(2\): raise it"),
         (("model.codebook_size=255",), r"model\.codebook_size: 255 is too few for the 256 bytes"),

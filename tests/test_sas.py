@@ -164,6 +164,16 @@ def test_the_last_frame_fills_the_last_step() -> None:
     np.testing.assert_array_equal(steps[2, 4:], frames[4])
 
 
+def test_frames_of_a_recording_are_spoken_as_the_codec_speaks_it(place: Path) -> None:
+    tokenizer = CodecTokenizer(tiny.runs()["codec"])
+    speaker = load_speaker(place / "run")
+    assert isinstance(speaker, SasDescriber)
+    audio = np.random.default_rng(0).normal(0.0, 0.1, 9 * tiny.CODEC.frame_length).astype(np.float32)
+    frames = tokenizer.codec.encoder.scaled(torch.from_numpy(audio)[None])[0].T
+    np.testing.assert_array_equal(speaker.codes(frames), tokenizer.encode(audio))
+    assert speaker.codes(frames[:-3]).shape == (tokenizer.num_codebooks, 9)
+
+
 def test_a_run_describes_photos(place: Path) -> None:
     speaker = load_speaker(place / "run")
     assert isinstance(speaker, SasDescriber) and speaker.sample_rate == 16_000
@@ -184,7 +194,9 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not(place: Path, tmp_path
     shutil.copytree(place / "run", tmp_path / "stopped")
     shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "checkpoint-12")
     (tmp_path / "stopped" / "model.safetensors").unlink()
-    Run(recipe(place), tmp_path / "stopped").train()
+    run = Run(recipe(place), tmp_path / "stopped")
+    run.check()
+    run.train()
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "stopped" / name).read_bytes() == (place / "run" / name).read_bytes(), name
     assert curve(tmp_path / "stopped") == curve(place / "run")

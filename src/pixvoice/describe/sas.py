@@ -185,7 +185,8 @@ class ShowAndSpeak(nn.Module):
         x = self.widen(frames)
         for block in self.blocks:
             x = block(x * mask)
-        return (frames + self.narrow(x)).reshape(steps.shape)
+        mended: Tensor = frames + self.narrow(x)
+        return mended.reshape(steps.shape)
 
     @torch.inference_mode()
     def speak(self, features: Tensor, min_steps: int = 1, max_steps: int = 1_000_000, end_bias: float = 0.0) -> Spoken:

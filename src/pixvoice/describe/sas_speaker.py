@@ -87,7 +87,7 @@ class SasDescriber:
         limits = DecodingOptions(**options)
         with _seeded(seed):
             said = self.model.speak(self._see(image), limits.min_frames, limits.max_frames, limits.end_bias)
-        codes = self._codes(said.mel)
+        codes = self.codes(said.mel)
         audio = self._tokenizer.decode(codes)
         return Description(audio, self.sample_rate, math.exp(said.log_prob), codes, said.log_prob)
 
@@ -107,8 +107,8 @@ class SasDescriber:
         return np.asarray(weights[0].float().numpy())
 
     @torch.inference_mode()
-    def _codes(self, mel: Tensor) -> Codes:
-        """Mel frames (F, M) -> codes (K, T), the end filled with the last frame."""
+    def codes(self, mel: Tensor) -> Codes:
+        """Mel frames (F, M) as the codec's encoder begins with -> codes (K, T), the end filled with the last frame."""
         codec = self._tokenizer.codec
         whole = torch.cat([mel, mel[-1:].expand(-len(mel) % codec.dims.downsample, -1)])
         codes: Codes = codec.quantizer.encode(codec.encoder.latents(whole.T[None]))[0].numpy()
