@@ -24,11 +24,14 @@ class LossOptions:
     """Weights and temperature.
 
     ``outer`` weighs the fused embedding against the photo.  ``inner`` weighs the two channels of the full variant
-    against each other; the paper adds that loss in both directions, which are the same, and so does this.
+    against each other; the paper adds that loss in both directions, which are the same, and so does this.  With
+    ``words_teach`` the inner loss moves the acoustic channel alone: finished words stay as they are, and every caption,
+    not every photo only, tells the sound where it belongs.
     """
 
     outer: float = 0.75
     inner: float = 0.25
+    words_teach: bool = False
     temperature: float = 0.07
     learned_temperature: bool = False
 
@@ -93,7 +96,8 @@ class Contrast(nn.Module):
         loss = self.options.outer * self._against(fuse(*channels), seen, same)
         there = [F.normalize(channel, dim=-1) for channel in channels if channel is not None]
         if len(there) == 2:
-            loss = loss + 2 * self.options.inner * self._against(there[0], there[1], same)
+            words = there[0].detach() if self.options.words_teach else there[0]
+            loss = loss + 2 * self.options.inner * self._against(words, there[1], same)
         return {"loss": loss}
 
     def _against(self, a: Tensor, b: Tensor, same: Tensor) -> Tensor:
