@@ -91,6 +91,7 @@ def test_small_rows_have_the_parameters_of_their_recipes() -> None:
     torch = pytest.importorskip("torch", reason="needs the train extra")
     from pixvoice.describe.model import PixVoxLM
     from pixvoice.describe.sas import ShowAndSpeak
+    from pixvoice.describe.sat import ShowAttendTell
     from pixvoice.retrieve.model import count_parameters
     from pixvoice.retrieve.small_parts import SmallConfig, small_dual_channel
     from pixvoice.speech.codec import Codec
@@ -104,17 +105,22 @@ def test_small_rows_have_the_parameters_of_their_recipes() -> None:
         return load_recipe(RECIPES / f"{name}.yaml")
 
     recognizers = [name for name in ROWS if name.startswith("recognizer")]
-    makers: dict[str, Any] = {"student-small": ImageStudent, "codec-small": Codec, "units-small": UnitEncoder}
+    makers: dict[str, Any] = {"student-small": ImageStudent, "codec-small": Codec}
+    makers |= {name: UnitEncoder for name in ("units-small", "units-grounded-small", "vqvae-small")}
     makers |= {name: CTCRecognizer for name in recognizers}
     with torch.device("meta"):
         for name, maker in makers.items():
             assert count_parameters(maker(sizes(name).model)) == counted(ROWS[name]), name
-        vocoder = LatentVocoderConfig(200, 640, sizes("vocoder-small").model, sizes("codec-small").model)
-        assert count_parameters(LatentVocoder(vocoder)) == counted(ROWS["vocoder-small"])
-        for name in ("pixvox-delay-small", "pixvox-parallel-small", "im2sp-small", "im2sp-pairs-small"):
+        for name, units in (("vocoder-small", 200), ("vocoder-grounded-small", 200), ("vocoder-vqvae-small", 256)):
+            vocoder = LatentVocoderConfig(units, 640, sizes(name).model, sizes("codec-small").model)
+            assert count_parameters(LatentVocoder(vocoder)) == counted(ROWS[name]), name
+        for name in ("pixvox-delay-small", "pixvox-parallel-small", "im2sp-small", "im2sp-pairs-small", "e-i2s-small"):
             assert count_parameters(PixVoxLM(sizes(name).model))[0] == ROWS[name].trainable
             assert ROWS[name].parameters - ROWS[name].trainable == ROWS["student-small"].parameters
         assert count_parameters(PixVoxLM(sizes("cascade-small").model))[0] == ROWS["cascade-small"].trainable
+        sat = count_parameters(ShowAttendTell(sizes("sat-small").model))[0]
+        assert sat == ROWS["sat-small"].trainable and ROWS["sat-ft-small"].trainable == ROWS["sat-small"].parameters
+        assert sizes("sat-ft-small").model == sizes("sat-small").model
         assert count_parameters(ShowAndSpeak(sizes("sas-small").model))[0] == ROWS["sas-small"].trainable
         for variant in ("full", "pipeline", "e2e"):
             recipe, row = sizes(f"brewclip-{variant}-small"), ROWS[f"brewclip-{variant}-small"]

@@ -26,6 +26,7 @@ CODEC = ("num_codebooks=5", "codebook_size=16", "latent_dim=4", "width=8", "toke
 DESCRIBER = ("num_codebooks=4", "codebook_size=16", "width=16", "layers=1", "heads=2", "image_dim=12")
 UNITS = ("n_mels=16", "width=8", "blocks=1", "layer=1", "units=8")
 SAYS = ("width=16", "layers=1", "heads=2", "image_dim=12")
+SAT = ("model.width=16", "model.attention_width=8", "model.image_dim=12", "model.codebook_size=8")
 SMALL = {
     "codec": ("crop_frames=2", *(f"model.{size}" for size in CODEC)),
     "student": ("model.image_size=64", "model.widths=[8,8,8,8]", "model.blocks=[1,1,1,1]", "model.embed_dim=12"),
@@ -43,11 +44,15 @@ SMALL = {
     ),
     "pixvox": (*(f"model.{size}" for size in DESCRIBER), "teacher_steps=2"),
     "units": ("crop_frames=4", "clusters=4", *(f"model.{size}" for size in UNITS)),
+    "vqvae": ("crop_frames=4", *(f"model.{size}" for size in UNITS)),
     "vocoder": ("crop_frames=2", "model.width=8", "model.codec_width=8", "model.duration_width=8"),
     "sas": ("model.n_mels=16", "model.image_dim=12", "model.width=8", "model.lstm_width=8", "model.postnet_width=8"),
     "cascade": ("model.codebook_size=300", *(f"model.{size}" for size in SAYS)),
     "im2sp-pairs": (*(f"model.{size}" for size in SAYS), "speech.unit_pairs=1", "model.codebook_size=9"),
     "im2sp": (*(f"model.{size}" for size in SAYS), "model.codebook_size=8"),
+    "e-i2s": (*(f"model.{size}" for size in SAYS), "model.codebook_size=8"),
+    "sat-ft": (*SAT, "start_from=runs/sat/checkpoints/checkpoint-2"),
+    "sat": SAT,
 }
 ENGINE = """
 import sys, wave, array, math
@@ -110,11 +115,11 @@ def test_every_command_of_the_recipes_runs(here: Path, java: None, capsys: pytes
         if small[0] == "evaluate":
             scores[small[1], Path(words[-1]).name] = json.loads(capsys.readouterr().out)
     found = scores["search", "bundle"]
-    for row in ("bundle", "im2sp", "sas", "cascade"):
+    for row in ("bundle", "im2sp", "sat", "sat-ft", "e-i2s", "sas", "cascade"):
         described = scores["describe", row]
         assert described["n_photos"] == 2 and 0 <= described["bleu_4"] <= 100 and described["ceiling"] is not None
     assert found["n_photos"] == 2 and found["n_queries"] == 10 and found["speech_to_image"]["r_at_5"] == 100
     trained = {path.parent.name for path in here.glob("runs/*/model.safetensors")}
     assert trained >= {"codec", "student", "recognizer", "pixvox-delay", "pixvox-parallel"}
-    assert trained >= {"units", "vocoder", "im2sp", "im2sp-pairs"}
+    assert trained >= {"units", "vocoder", "im2sp", "im2sp-pairs", "units-grounded", "vqvae"}
     assert (here / "bundle" / "bundle.json").is_file()

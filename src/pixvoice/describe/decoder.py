@@ -12,6 +12,7 @@ from torch import Tensor
 from pixvoice.contracts import Codes, Floats, SpeechDecoder
 from pixvoice.describe.model import PixVoxLM
 from pixvoice.describe.pretrained import PretrainedDescriber
+from pixvoice.describe.sat import SatState, ShowAttendTell
 
 
 class TorchState(NamedTuple):
@@ -61,3 +62,41 @@ class TorchSpeechDecoder(SpeechDecoder):
         index = torch.from_numpy(rows)
         one_photo = state.cross.shape[2] == 1
         return TorchState(state.past[:, :, index], state.cross if one_photo else state.cross[:, :, index])
+
+
+class SatSpeechDecoder(SpeechDecoder):
+    """A ``ShowAttendTell`` in evaluation mode, one step at a time."""
+
+    def __init__(self, model: ShowAttendTell) -> None:
+        self.model = model.eval()
+
+    @property
+    def num_codebooks(self) -> int:
+        """K = 1."""
+        return self.model.dims.num_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        """V."""
+        return self.model.dims.codebook_size
+
+    @property
+    def max_steps(self) -> int:
+        """S."""
+        return self.model.dims.max_steps
+
+    @torch.inference_mode()
+    def start(self, features: Floats) -> SatState:
+        """Features (B, P, D) -> the state before the first step."""
+        return self.model.start(torch.from_numpy(features))
+
+    @torch.inference_mode()
+    def step(self, tokens: Codes, state: SatState) -> tuple[Floats, SatState]:
+        """Tokens (B, 1) -> logits (B, 1, V + 1) and the next state."""
+        logits, state = self.model.step(torch.from_numpy(tokens), state)
+        return logits.numpy(), state
+
+    @torch.inference_mode()
+    def select(self, state: SatState, rows: npt.NDArray[np.int64]) -> SatState:
+        """The state of ``rows`` (B',); one photo's patches serve all its rows."""
+        return state.pick(torch.from_numpy(rows))

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from pixvoice.contracts import Codes, Floats, SpeechTokenizer
 from pixvoice.describe.build import FullDescriberConfig, load_run
-from pixvoice.describe.decoder import TorchSpeechDecoder
+from pixvoice.describe.decoder import SatSpeechDecoder, TorchSpeechDecoder
 from pixvoice.describe.model import PixVoxConfig, PixVoxLM
 from pixvoice.describe.pretrained import PretrainedDescriber
+from pixvoice.describe.sat import TUNED, SatRunConfig, ShowAttendTell
 from pixvoice.errors import BundleError, InputError, OptionError
 from pixvoice.images import PhotoSource, read_image, to_pixels
 from pixvoice.patterns import make_pattern
@@ -73,7 +74,7 @@ class TorchDescriber:
 
     def __init__(
         self,
-        model: PretrainedDescriber | PixVoxLM,
+        model: PretrainedDescriber | PixVoxLM | ShowAttendTell,
         tokenizer: SpeechTokenizer,
         options: DecodingOptions | None = None,
         image: Sees | None = None,
@@ -81,7 +82,7 @@ class TorchDescriber:
         """``image`` may be left out for a model that has its own."""
         self.model, self._tokenizer = model.eval(), tokenizer
         self.image: Any = image or model.image
-        self.decoder = TorchSpeechDecoder(model)
+        self.decoder = SatSpeechDecoder(model) if isinstance(model, ShowAttendTell) else TorchSpeechDecoder(model)
         self.pattern = make_pattern(model.dims.pattern, model.dims.num_codebooks)
         self.options = options or DecodingOptions()
 
@@ -181,6 +182,26 @@ def _small_parts(folder: Path, dims: PixVoxConfig) -> tuple[SpeechTokenizer, Dec
     return tokenizer, SMALL, StudentSees(load_image_encoder(recipe.student))
 
 
+def load_sat(folder: Path) -> TorchDescriber:
+    """The describer of a run of ``task: sat``, by beam search; a student that was tuned with it lies in the run.
+
+    Raises as ``TorchDescriber.load`` does.
+    """
+    from pixvoice.training.image_encoders import load_image_encoder
+    from pixvoice.training.trainer import load_model
+
+    read: list[SatRunConfig] = []
+
+    def make(config: SatRunConfig) -> ShowAttendTell:
+        read.append(config)
+        return ShowAttendTell(config.model)
+
+    model = load_model(folder, "sat", SatRunConfig.from_json, make)
+    speech, student = read[0].speech, read[0].student or folder / TUNED
+    tokenizer = load_speech_tokenizer(speech, model.dims.num_codebooks, model.dims.codebook_size)
+    return TorchDescriber(model, tokenizer, SMALL, StudentSees(load_image_encoder(student)))
+
+
 def _cascade(folder: Path) -> TorchDescriber:
     from pixvoice.describe.cascade import load_cascade
     from pixvoice.training.image_encoders import load_image_encoder
@@ -197,6 +218,7 @@ def _sas(folder: Path) -> SasDescriber:
 
 SPEAKERS: Mapping[str, Callable[[Path], TorchDescriber | SasDescriber]] = {
     "describer": TorchDescriber.load,
+    "sat": load_sat,
     "sas": _sas,
     "cascade": _cascade,
 }

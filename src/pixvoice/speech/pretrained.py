@@ -22,7 +22,7 @@ class SpeechParts:
     ``sample_rate`` in Hz is what the recipe expects of it.  EnCodec: ``bandwidth`` in kbit/s.  HuBERT: its ``layer``,
     the ``kmeans`` of that layer (safetensors), and the folder of the ``vocoder``, which only speaking needs.
     ``units``, the folder of a training of units, stands in the place of checkpoint, layer and k-means; of its byte
-    pairs the first ``unit_pairs`` are used.
+    pairs the first ``unit_pairs`` are used.  Units are ``merged`` where neighbours are equal, or said frame by frame.
     """
 
     checkpoint: str | None = None
@@ -33,6 +33,7 @@ class SpeechParts:
     vocoder: Path | None = None
     units: Path | None = None
     unit_pairs: int = 0
+    merged: bool = True
 
     @classmethod
     def from_json(cls, **values: Any) -> SpeechParts:
@@ -76,6 +77,8 @@ def _tokenizer(parts: SpeechParts) -> SpeechTokenizer:
         return units
     if parts.units is None:
         raise OptionError("speech.unit_pairs: only units of our own training (speech.units) have byte pairs; give 0")
+    if not parts.merged:
+        raise OptionError("speech.unit_pairs: byte pairs are of merged units; give 0, or speech.merged: true")
     from pixvoice.speech.unit_encoder import PAIRS
     from pixvoice.speech.unit_pairs import PairTokenizer, UnitPairs
 
@@ -102,7 +105,7 @@ def unit_tokenizer(parts: SpeechParts) -> UnitTokenizer:
         refuse_pickles(parts.checkpoint)
         features, kmeans = HubertFeatures(parts.checkpoint, parts.layer), parts.kmeans
     vocoder = None if parts.vocoder is None else load_vocoder(parts.vocoder)
-    return UnitTokenizer(features, read_centroids(kmeans), vocoder)
+    return UnitTokenizer(features, read_centroids(kmeans), vocoder, parts.merged)
 
 
 def refuse_pickles(checkpoint: str) -> None:

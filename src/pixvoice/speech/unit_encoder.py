@@ -135,13 +135,17 @@ class MaskedUnits(nn.Module):
         with torch.autocast(audio.device.type, enabled=False):
             return nearest(self.features(audio), self.centroids)
 
-    def forward(self, audio: Tensor) -> dict[str, Tensor]:
-        """Audio (B, L) -> ``loss``: cross-entropy (nats) of the clusters of the hidden frames."""
+    def predict(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Audio (B, L) -> the last block's frames (B, F, D), and the loss of what they say of the hidden ones."""
         targets = self.targets(audio)
         c = self.encoder.dims
         hide = hidden_spans(targets.shape, c.sample_rate / c.frame_length).to(audio.device)
-        logits = self.head(self.encoder(audio, hide))
-        return {"loss": F.cross_entropy(logits[hide].float(), targets[hide])}
+        frames = self.encoder(audio, hide)
+        return frames, F.cross_entropy(self.head(frames)[hide].float(), targets[hide])
+
+    def forward(self, audio: Tensor) -> dict[str, Tensor]:
+        """Audio (B, L) -> ``loss``: cross-entropy (nats) of the clusters of the hidden frames."""
+        return {"loss": self.predict(audio)[1]}
 
 
 def hidden_spans(shape: torch.Size, frame_rate: float) -> Tensor:

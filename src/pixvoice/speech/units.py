@@ -66,8 +66,8 @@ class UnitSpeaker(Protocol):
     def hop(self) -> int:
         """Samples that one frame of a unit lasts."""
 
-    def __call__(self, units: Tensor) -> Tensor:
-        """Units (T,) -> audio (L,), by predicted durations."""
+    def __call__(self, units: Tensor, durations: Tensor | None = None) -> Tensor:
+        """Units (T,) and frames of each (T,), predicted if not given -> audio (L,)."""
 
 
 class HubertFeatures:
@@ -105,9 +105,14 @@ class HubertFeatures:
 
 
 class UnitTokenizer(SpeechTokenizer):
-    """Merged units as one codebook; the vocoder's duration predictor gives their lengths back."""
+    """Merged units as one codebook; the vocoder's duration predictor gives their lengths back.
 
-    def __init__(self, features: UnitFeatures, centroids: Floats, vocoder: UnitSpeaker | None = None) -> None:
+    Or the unit of every frame, not ``merged``: as many as there are frames, and nothing to predict.
+    """
+
+    def __init__(
+        self, features: UnitFeatures, centroids: Floats, vocoder: UnitSpeaker | None = None, merged: bool = True
+    ) -> None:
         """``centroids`` (N, D); without ``vocoder`` it only encodes.
 
         Raises BundleError if the three don't fit together.
@@ -117,7 +122,7 @@ class UnitTokenizer(SpeechTokenizer):
                 f"speech.kmeans: its centroids are {centroids.shape[1]} wide, the encoder's frames {features.width}:"
                 " give the k-means of this encoder's layer"
             )
-        self.features, self.centroids, self.vocoder = features, centroids, vocoder
+        self.features, self.centroids, self.vocoder, self.merged = features, centroids, vocoder, merged
         if vocoder is not None:
             self._check(vocoder)
 
@@ -152,8 +157,9 @@ class UnitTokenizer(SpeechTokenizer):
         return len(self.centroids)
 
     def encode(self, audio: Audio) -> Codes:
-        """Audio (L,) -> units (1, T), no two neighbours equal."""
-        return merge_runs(self.frame_units(audio))[0][None]
+        """Audio (L,) -> units (1, T): merged, no two neighbours equal."""
+        units = self.frame_units(audio)
+        return (merge_runs(units)[0] if self.merged else units)[None]
 
     def frame_units(self, audio: Audio) -> Codes:
         """Audio (L,) -> the unit of each frame (F,)."""
@@ -163,12 +169,13 @@ class UnitTokenizer(SpeechTokenizer):
 
     @torch.inference_mode()
     def decode(self, codes: Codes) -> Audio:
-        """Units (1, T) -> audio (L,), by predicted durations.  Raises OptionError without a vocoder."""
+        """Units (1, T) -> audio (L,), merged ones by predicted durations.  Raises OptionError without a vocoder."""
         if self.vocoder is None:
             raise OptionError("speech.vocoder: is missing; give the folder of a unit vocoder (docs/full-size.md)")
         if not codes.shape[1]:
             return np.zeros(0, dtype=np.float32)
-        audio: Audio = self.vocoder(torch.from_numpy(codes[0])).numpy()
+        units = torch.from_numpy(codes[0])
+        audio: Audio = self.vocoder(units, None if self.merged else torch.ones_like(units)).numpy()
         return audio
 
     def decode_stream(self, frames: Iterable[Codes]) -> Iterator[Audio]:

@@ -39,13 +39,20 @@ class SpeechCrops(Dataset[Any]):
         return self.count
 
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng((self.seed, i))
+        rng = self._draw(i)
         audio = read_audio(self.paths[int(rng.integers(len(self.paths)))], self.sample_rate)
         start = int(rng.integers(max(1, len(audio) - self.length + 1)))
         crop = np.zeros(self.length, dtype=np.float32)
         piece = audio[start : start + self.length]
         crop[: len(piece)] = piece
         return {"audio": torch.from_numpy(crop * np.float32(rng.uniform(0.6, 1.2)))}
+
+    def recording(self, i: int) -> int:
+        """The number of the recording that crop i is of."""
+        return int(self._draw(i).integers(len(self.paths)))
+
+    def _draw(self, i: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, i))
 
 
 def run(recipe: CodecRecipe, output: Path) -> list[dict[str, float]]:

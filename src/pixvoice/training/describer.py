@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -64,13 +64,49 @@ class DescriberRecipe:
     image_tokenizer: Path | None = None
 
 
+class TokenSizes(Protocol):
+    """How many tokens a describer chooses among, and in which order; its special token."""
+
+    @property
+    def num_codebooks(self) -> int: ...
+    @property
+    def codebook_size(self) -> int: ...
+    @property
+    def pattern(self) -> str: ...
+    @property
+    def special(self) -> int: ...
+
+
 class SaysTokens(Protocol):
     """What the recipe of a describer says of its tokens."""
 
     @property
     def train(self) -> TrainOptions: ...
     @property
-    def model(self) -> PixVoxConfig: ...
+    def model(self) -> TokenSizes: ...
+
+
+class SaysSpeech(SaysTokens, Protocol):
+    """And of what they are."""
+
+    @property
+    def speech(self) -> SpeechParts: ...
+
+
+class TakesCaptions(SaysSpeech, Protocol):
+    """What the recipe of a describer says of its photos and recordings."""
+
+    @property
+    def manifests(self) -> tuple[Path, ...]: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def max_frames(self) -> int: ...
+    @property
+    def cache(self) -> Path | None: ...
+
+
+R = TypeVar("R", bound=TakesCaptions)
 
 
 class SeesPhotos(Protocol):
@@ -294,28 +330,39 @@ def small_parts(recipe: DescriberRecipe, photos: Sequence[Path], audio: Sequence
     return Parts(codes, views, PixVoxLM(recipe.model), recipe.model)
 
 
-def run(recipe: DescriberRecipe, output: Path) -> list[dict[str, float]]:
-    """Train the describer of ``recipe`` into ``output`` and return the log.
+def train_on_captions(
+    recipe: R, output: Path, make: Callable[[R, Sequence[Path], Sequence[Path], Path], Parts]
+) -> tuple[Parts, list[dict[str, float]]]:
+    """Train what ``make`` makes of a recipe, its photos, its recordings and a folder for what is kept.
 
-    Raises InputError if a manifest, photo or recording can't be read, BundleError for a codec, image student or
-    checkpoint that isn't one, OptionError if the speech tokens have other codebooks than ``recipe.model``.
+    Returns the parts, whose model is trained, and the log.  Raises InputError if a manifest, photo or recording can't
+    be read, and what ``make`` raises.
     """
     from pixvoice.data import load_dataset
-    from pixvoice.training.full_describer import pretrained_parts
-    from pixvoice.training.unit_describer import unit_parts
 
     torch.set_num_threads(recipe.train.threads)
     samples = [s for m in recipe.manifests for s in load_dataset(m, recipe.split) if s.audio is not None]
     if not samples:
         raise InputError("no sample has a recording: make some with `pixvoice synthesize`, and name its manifest")
     photos = sorted({s.image for s in samples})
-    cache = recipe.cache or output / "cache"
     audio = [s.audio for s in samples if s.audio is not None]
-    make = pretrained_parts if recipe.decoder else small_parts if recipe.codec else unit_parts
-    parts = make(recipe, photos, audio, cache)
+    parts = make(recipe, photos, audio, recipe.cache or output / "cache")
     kept = kept_captions([c.shape[1] for c in parts.codes], recipe.max_frames)
     rows = photo_numbers([samples[i].image for i in kept], photos)
     batches = CaptionBatches([parts.codes[i] for i in kept], rows, parts.views, recipe)
-    log = train_on(batches, parts.model, recipe.train, output)
+    return parts, train_on(batches, parts.model, recipe.train, output)
+
+
+def run(recipe: DescriberRecipe, output: Path) -> list[dict[str, float]]:
+    """Train the describer of ``recipe`` into ``output`` and return the log.
+
+    Raises InputError if a manifest, photo or recording can't be read, BundleError for a codec, image student or
+    checkpoint that isn't one, OptionError if the speech tokens have other codebooks than ``recipe.model``.
+    """
+    from pixvoice.training.full_describer import pretrained_parts
+    from pixvoice.training.unit_describer import unit_parts
+
+    make = pretrained_parts if recipe.decoder else small_parts if recipe.codec else unit_parts
+    parts, log = train_on_captions(recipe, output, make)
     save_model(parts.model, parts.config, "describer", output)
     return log

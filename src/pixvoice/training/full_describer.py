@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -15,14 +15,13 @@ from PIL import ImageOps
 from pixvoice.audio import read_audio
 from pixvoice.contracts import Codes, Floats, SpeechTokenizer
 from pixvoice.describe.build import FullDescriberConfig, full_describer
-from pixvoice.describe.pretrained import PretrainedImage
 from pixvoice.errors import OptionError
 from pixvoice.images import read_image
 from pixvoice.retrieve.model import count_parameters
 from pixvoice.speech.pretrained import load_speech_tokenizer
 from pixvoice.training import processes
 from pixvoice.training.caches import Numbers, save_arrays, stamp
-from pixvoice.training.describer import DescriberRecipe, Parts, PhotoViews
+from pixvoice.training.describer import DescriberRecipe, Parts, PhotoViews, SaysSpeech
 from pixvoice.training.image_units import StoredUnits, made_by
 from pixvoice.training.progress import follow, tell
 from pixvoice.training.student import crop
@@ -33,12 +32,19 @@ if TYPE_CHECKING:
 PART = 1000  # recordings whose codes are kept in one file
 
 
+class PreparesPhotos(Protocol):
+    """What turns photos into the pixels that an image encoder takes."""
+
+    def prepare(self, photos: Sequence[Image]) -> torch.Tensor:
+        """Photos (B of them, RGB) -> pixels (B, 3, H, W)."""
+
+
 class PhotoPixels:
     """Pixels of 2 + ``crops`` views of each photo (whole, mirrored, random crops), made when they are asked for."""
 
     takes = "pixels"
 
-    def __init__(self, photos: Sequence[Path], image: PretrainedImage, crops: int) -> None:
+    def __init__(self, photos: Sequence[Path], image: PreparesPhotos, crops: int) -> None:
         self.photos, self.image, self.views = photos, image, 2 + crops
 
     def shown(self, photos: Numbers, views: Numbers, step: int) -> Floats:
@@ -68,7 +74,7 @@ class PhotoUnits:
 class SpokenTokens:
     """The codes (K, T) of recordings, kept in ``cache`` by parts, so that a killed run encodes none of them twice."""
 
-    def __init__(self, recipe: DescriberRecipe, cache: Path) -> None:
+    def __init__(self, recipe: SaysSpeech, cache: Path) -> None:
         self.speech, self.model, self.cache = recipe.speech, recipe.model, cache
 
     @cached_property
@@ -100,7 +106,7 @@ class SpokenTokens:
         """Changes with the options, and with what the tokenizer makes of a second of noise."""
         noise = np.random.default_rng(0).normal(0.0, 0.1, tokenizer.sample_rate).astype(np.float32)
         options = self.speech.sample_rate, self.speech.bandwidth, self.speech.layer, self.speech.unit_pairs
-        digest = hashlib.sha256(repr(options).encode())
+        digest = hashlib.sha256(repr(options if self.speech.merged else (*options, "each frame")).encode())
         digest.update(tokenizer.encode(noise).tobytes())
         return digest.digest()
 

@@ -37,6 +37,7 @@ TASKS = {
     "describer": ("pixvoice.training.describer", "DescriberRecipe"),
     "sas": ("pixvoice.training.sas", "SasRecipe"),
     "cascade": ("pixvoice.training.cascade", "CascadeRecipe"),
+    "sat": ("pixvoice.training.sat", "SatRecipe"),
     "retriever": ("pixvoice.training.retriever", "RetrieverRecipe"),
 }
 """Module and dataclass of each task; the module's ``run(recipe, output)`` trains it."""
@@ -266,9 +267,12 @@ def _nearest(name: str, allowed: Sequence[str] | Mapping[str, Any], prefix: str)
 
 ZERO_ALLOWED = {
     "seed", "warmup_steps", "weight_decay", "clip_norm", "crops", "teacher_steps", "speed_change", "passes", "prompts",
-    "inner", "each", "layer", "agreement", "pairs", "unit_pairs",
+    "inner", "each", "layer", "agreement", "pairs", "unit_pairs", "coverage",
 }  # fmt: skip
-ONE_OF = {"pattern": tuple(PATTERNS), "variant": VARIANTS, "transcripts": ("recognizer", "truth", "both")}
+ONE_OF = {
+    "pattern": tuple(PATTERNS), "variant": VARIANTS, "transcripts": ("recognizer", "truth", "both"),
+    "objective": ("masked", "reconstruction"),
+}  # fmt: skip
 
 
 def _out_of_range(name: str, value: Any) -> str | None:
@@ -322,8 +326,20 @@ RULES = (
          "model.hop_length: {0} is not an even number of at most 512"),
     Rule("units", ("model.layer", "model.blocks"), lambda layer, blocks: 1 <= layer <= blocks,
          "model.layer: {0} is not one of the blocks 1 to {1} (model.blocks)"),
+    Rule("units", ("objective", "targets", "student"),
+         lambda objective, *others: objective == "masked" or not any(others),
+         "objective: {0} learns from sound alone; leave out targets ({1}) and student ({2})"),
+    Rule("units", ("objective", "model.layer", "model.blocks"),
+         lambda objective, layer, blocks: objective == "masked" or layer == blocks,
+         "model.layer: {1} of {2} blocks (model.blocks), but with the objective {0} the last one's frames are units"),
     Rule("vocoder", ("speech.units", "speech.checkpoint"), lambda *units: any(units),
          "speech.units: {0} must be the run of a training of units, or speech.checkpoint: {1} a HuBERT"),
+    Rule("sat", ("speech.units", "speech.checkpoint"), lambda *units: any(units),
+         "speech.units: {0} must be the run of a training of units, or speech.checkpoint: {1} a HuBERT"),
+    Rule("sat", ("tune_student", "teacher_steps"), lambda tuned, steps: not (tuned and steps),
+         "teacher_steps: {1}, but a student that learns (tune_student) sees photos; give 0"),
+    Rule("sat", ("model.max_steps", "max_frames"), lambda steps, frames: steps > frames,
+         "model.max_steps: {0} is too few for max_frames ({1}) and the end"),
     Rule("describer", ("codec", "student", "decoder", "speech.checkpoint", "speech.units"),
          lambda codec, student, decoder, *speech: not (codec or student) and any(speech) if decoder
          else bool(student) and bool(codec) != any(speech),

@@ -1,21 +1,26 @@
-"""Task ``units``: an encoder that learns from sound alone, clusters of its frames, and byte pairs over those."""
+"""Task ``units``: an encoder that learns from sound, or from sound and photos, its frames' units, and byte pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import save
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from pixvoice.audio import read_audio
 from pixvoice.contracts import Audio, Floats
 from pixvoice.errors import InputError, OptionError
 from pixvoice.files import write_bytes_atomically
+from pixvoice.manifest import Sample
 from pixvoice.speech.clusters import fit_kmeans
+from pixvoice.speech.grounding import GroundedUnits
 from pixvoice.speech.unit_encoder import (
     KMEANS,
     PAIRS,
@@ -28,7 +33,9 @@ from pixvoice.speech.unit_encoder import (
 )
 from pixvoice.speech.unit_pairs import UnitPairs
 from pixvoice.speech.units import CENTROIDS, UnitTokenizer, merge_runs, read_centroids
+from pixvoice.speech.vq_vae import SpeechVqVae
 from pixvoice.training import processes
+from pixvoice.training.caches import photo_features
 from pixvoice.training.codec import SpeechCrops
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.progress import follow, tell
@@ -39,28 +46,62 @@ from pixvoice.training.trainer import save_model, train
 class UnitsRecipe:
     """What ``task: units`` takes: manifests with audio, and a crop length in frames.
 
-    The encoder predicts ``clusters`` clusters of cepstra, or, with ``targets``, the units of a finished training in
-    that folder.  Clusters and the ``pairs`` byte pairs are those of ``cluster_recordings`` recordings.
+    With the objective ``masked``, the encoder predicts ``clusters`` clusters of cepstra of what it can't hear, or, with
+    ``targets``, the units of a finished training in that folder; clusters of its frames become the units.  With
+    ``reconstruction`` it is the encoder of a VQ-VAE, whose codebook is the units.  Clusters and the ``pairs`` byte
+    pairs are those of ``cluster_recordings`` recordings.
+
+    With a ``student``, the units are visually grounded: speech must also tell its photo, as that image student sees it
+    in 2 + ``crops`` views, from the others of the batch; ``grounding`` weighs that loss.
     """
 
     manifests: tuple[Path, ...]
     train: TrainOptions
     model: UnitEncoderConfig = field(default_factory=UnitEncoderConfig)
     split: str = "train"
+    objective: str = "masked"
     crop_frames: int = 64
     targets: Path | None = None
     clusters: int = 100
     cluster_recordings: int = 2000
     pairs: int = 0
+    student: Path | None = None
+    grounding: float = 1.0
+    crops: int = 2
+    cache: Path | None = None
 
 
-def begin(recipe: UnitsRecipe, recordings: Sequence[Path]) -> MaskedUnits:
-    """The encoder before its first step, beside its targets.
+class GroundedCrops(Dataset[Any]):
+    """Crops of speech with the photo that each is about; item i is the same in every run of the same seed."""
+
+    def __init__(self, crops: SpeechCrops, samples: Sequence[Sample], recipe: UnitsRecipe, cache: Path) -> None:
+        """``samples``: one for each recording of ``crops``.  Raises what ``photo_features`` raises."""
+        assert recipe.student is not None  # why it was called
+        photos = sorted({s.image for s in samples})
+        number = {photo: i for i, photo in enumerate(photos)}
+        self.crops, self.photo, self.views = crops, [number[s.image] for s in samples], 2 + recipe.crops
+        self.features: npt.NDArray[np.float16] = photo_features(photos, recipe.student, recipe.crops, cache)
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
+        photo = self.photo[self.crops.recording(i)]
+        view = int(np.random.default_rng((self.crops.seed, i, 1)).integers(self.views))
+        grid = self.features[photo * self.views + view].astype(np.float32)
+        seen = np.concatenate([grid.mean(axis=0), grid.max(axis=0)])
+        return {**self.crops[i], "seen": torch.from_numpy(seen), "photo": torch.tensor(photo)}
+
+
+def begin(recipe: UnitsRecipe, recordings: Sequence[Path]) -> MaskedUnits | SpeechVqVae:
+    """The encoder before its first step, beside its targets, or beside its codebook and decoder.
 
     Raises InputError for a recording that can't be read, BundleError for ``targets`` that hold no units, OptionError
     for targets at another frame rate.
     """
     encoder = UnitEncoder(recipe.model)
+    if recipe.objective == "reconstruction":
+        return SpeechVqVae(encoder)
     if recipe.targets is None:
         cepstra = Cepstra(recipe.model).eval()
         frames = all_frames(lambda audio: _cepstra(cepstra, audio, recipe.model), recordings, recipe, "cepstra")
@@ -90,15 +131,16 @@ def all_frames(hear: Callable[[Audio], Floats], recordings: Sequence[Path], reci
 
 
 def run(recipe: UnitsRecipe, output: Path) -> list[dict[str, float]]:
-    """Train the encoder of ``recipe`` into ``output``, cluster its frames, and return the log.
+    """Train the encoder of ``recipe`` into ``output``, find its units, and return the log.
 
-    Raises what ``begin`` raises, and InputError if a manifest can't be read or there is no recording.
+    Raises what ``begin`` raises, InputError if a manifest or a photo can't be read or there is no recording, and
+    BundleError for a ``student`` that isn't one.
     """
     from pixvoice.data import load_dataset
 
     torch.set_num_threads(recipe.train.threads)
     torch.manual_seed(recipe.train.seed)
-    samples = [s for manifest in recipe.manifests for s in load_dataset(manifest, recipe.split)]
+    samples = [s for m in recipe.manifests for s in load_dataset(m, recipe.split) if s.audio is not None]
     paths = [s.audio for s in samples if s.audio is not None]
     if not paths:
         raise InputError("no sample has a recording: make some with `pixvoice synthesize`, and name its manifest")
@@ -108,17 +150,29 @@ def run(recipe: UnitsRecipe, output: Path) -> list[dict[str, float]]:
     model = begin(recipe, some)
     count = recipe.train.steps * recipe.train.batch_size
     length = recipe.crop_frames * config.frame_length
-    log = train(model, SpeechCrops(paths, config.sample_rate, length, count, recipe.train.seed), recipe.train, output)
+    crops = SpeechCrops(paths, config.sample_rate, length, count, recipe.train.seed)
+    if recipe.student is not None and isinstance(model, MaskedUnits):
+        seen = GroundedCrops(crops, samples, recipe, recipe.cache or output / "cache")
+        grounded = GroundedUnits(model, seen.features.shape[-1], recipe.grounding)
+        log = train(grounded, seen, recipe.train, output)
+    else:
+        log = train(model, crops, recipe.train, output)
     if processes.is_main():
-        _cluster(model.encoder, recipe, some, output)
+        _keep_units(model, recipe, some, output)
     save_model(model.encoder, config, "units", output)
     return log
 
 
-def _cluster(encoder: UnitEncoder, recipe: UnitsRecipe, recordings: Sequence[Path], output: Path) -> None:
-    """Write the centroids of ``encoder``'s frames, and the byte pairs of their units."""
-    features = OwnFeatures(encoder.cpu())
-    centroids = fit_kmeans(all_frames(features, recordings, recipe, "frames"), recipe.model.units, recipe.train.seed)
+def _keep_units(
+    model: MaskedUnits | SpeechVqVae, recipe: UnitsRecipe, recordings: Sequence[Path], output: Path
+) -> None:
+    """Write the centroids of the encoder's frames, or its codebook, and the byte pairs of the units."""
+    features = OwnFeatures(model.encoder.cpu())
+    if isinstance(model, SpeechVqVae):
+        centroids = model.centroids.cpu().contiguous()
+    else:
+        frames_of_all = all_frames(features, recordings, recipe, "frames")
+        centroids = fit_kmeans(frames_of_all, recipe.model.units, recipe.train.seed)
     write_bytes_atomically(output / KMEANS, save({CENTROIDS: centroids}))
     units = UnitTokenizer(features, centroids.numpy())
     frames = [units.frame_units(read_audio(path, units.sample_rate)) for path in follow(recordings, "units")]
