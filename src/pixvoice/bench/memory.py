@@ -15,7 +15,8 @@ class Remembered:
     """A describer that says each photo once, whoever listens."""
 
     def __init__(self, speaker: Any) -> None:
-        self._speaker, self._said = speaker, {}  # type: ignore[var-annotated]
+        self._speaker = speaker
+        self._said: dict[tuple[Path, int], Any] = {}
 
     @property
     def tokenizer(self) -> Any:

@@ -140,7 +140,8 @@ def describe(
     _need_torch()
     plan = make_plan("describe", size, recipes, runs, row or (), changes or ())
     if dry_run:
-        return _show(plan, [data], as_json)
+        _show(plan, [data], as_json)
+        return
     bench = Bench(plan, output or runs / "bench-describe", train, as_json)
     photos = _photos(data, split, limit)
     listeners = _listeners(recognizer)
@@ -191,7 +192,8 @@ def complete(
     _need_torch()
     plan = make_plan("describe", size, recipes, runs, row or (), changes or (), completes)
     if dry_run:
-        return _show(plan, [data], as_json)
+        _show(plan, [data], as_json)
+        return
     bench = Bench(plan, output or runs / "bench-complete", train, as_json)
     photos, percents = _photos(data, split, limit), sorted(set(percent or PERCENTS))
     listeners = _listeners(recognizer)
@@ -248,7 +250,8 @@ def search(
     places = data or [DATA]
     plan = make_plan("search", size, recipes, runs, row or (), changes or ())
     if dry_run:
-        return _show(plan, places, as_json)
+        _show(plan, places, as_json)
+        return
     bench = Bench(plan, output or runs / "bench-search", train, as_json)
     levels = [noise_level(text) for text in noise_db or [CLEAN]]
     with _searched(places, split, limit, voice or [], engine, cache) as asked:
