@@ -50,15 +50,19 @@ def forked() -> Iterator[Forked]:
         process.stdin.close()
 
 
-def together(arguments: list[str], processes: int) -> list[tuple[int, str]]:
-    """Exit status and words of each of ``processes`` that run one command as ``torchrun`` starts them."""
+def together(arguments: list[str], processes: int, sharding: bool = False) -> list[tuple[int, str]]:
+    """Exit status and words of each of ``processes`` that run one command as ``torchrun`` starts them.
+
+    With ``sharding`` they can shard a model.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder) / str(n) for n in range(processes)]
-        ranks = {_fork(arguments, file, {**world, "RANK": n, "LOCAL_RANK": n}): n for n, file in enumerate(said)}
+        begin = _take_the_cpu_for_a_gpu if sharding else _nothing
+        ranks = {_fork(arguments, file, {**world, "RANK": n, "LOCAL_RANK": n}, begin): n for n, file in enumerate(said)}
         statuses: dict[int, int] = {}
         while len(statuses) < processes:
             ended, status = os.wait()
@@ -87,11 +91,15 @@ def killed_at_byte(arguments: list[str], byte: int) -> int:
     return _wait(_fork(arguments, begin=lambda: _die_writing(byte)))
 
 
+def _nothing() -> None:
+    pass
+
+
 def _fork(
     arguments: list[str],
     said: Path = Path(os.devnull),
     environment: Mapping[str, Any] = MappingProxyType({}),
-    begin: Callable[[], None] = lambda: None,
+    begin: Callable[[], None] = _nothing,
 ) -> int:
     from pixvoice import cli
 
@@ -148,6 +156,17 @@ def _die_writing(byte: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python would make an error of it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (byte, byte))
+
+
+def _take_the_cpu_for_a_gpu() -> None:
+    """Accelerate shards on accelerators only, though torch's own FSDP and gloo do on a CPU too."""
+    import torch.distributed
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    torch.distributed.init_process_group("gloo")
+    PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
 
 
 def main() -> None:

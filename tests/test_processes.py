@@ -31,6 +31,7 @@ from pixvoice.training.retriever import RetrieverRecipe  # noqa: E402
 from pixvoice.training.runs import Run  # noqa: E402
 from pixvoice.training.trainer import save_model  # noqa: E402
 from pixvoice.training.units import UnitsRecipe  # noqa: E402
+from speakers import checkpoint  # noqa: E402
 from test_training import DESCRIBER, assert_same, recipe_for, spoken_photos, weights  # noqa: E402
 
 EXACT = TrainOptions(
@@ -54,6 +55,17 @@ def describing(data: Path, **train: Any) -> Recipe:
     """A describer without dropout, so that a batch's loss is the same however it is cut."""
     recipe = recipe_for("describer", data, replace(EXACT, **train))
     return replace(recipe, model=replace(DESCRIBER, dropout=0.0))  # type: ignore[type-var]
+
+
+def pretrained(data: Path) -> Recipe:
+    """A describer on a tiny BLIP and an EnCodec."""
+    speech = {"checkpoint": str(checkpoint("encodec")), "sample_rate": 800, "bandwidth": 0.64}
+    model = {"num_codebooks": 4, "codebook_size": 16, "max_steps": 40}
+    values = {"task": "describer", "manifests": [str(data / "manifest.jsonl")], "decoder": str(checkpoint("blip"))}
+    path = data / "pretrained.yaml"
+    train = {"steps": 6, "batch_size": 4, "learning_rate": 3e-3}
+    path.write_text(yaml.safe_dump({**values, "speech": speech, "model": model, "max_frames": 30, "train": train}))
+    return replace(load_recipe(path), train=EXACT)  # type: ignore[type-var]
 
 
 def words(recipe: Recipe, run: Path) -> list[str]:
@@ -178,6 +190,22 @@ def test_what_processes_cant_share_is_said_once(program: Forked, data: Path, tmp
         assert ended[0][0] == 2 and ended[0][1].splitlines()[-1].startswith(f"error: {fault}"), ended
         assert "".join(said for _, said in ended).count("error:") == 1
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["small", "blip"])
+def test_a_sharded_describer_is_saved_whole(kind: str, program: Forked, data: Path, tmp_path: Path) -> None:
+    recipe = describing(data) if kind == "small" else pretrained(data)
+    sharded = replace(recipe, train=replace(recipe.train, fsdp=True))  # type: ignore[type-var]
+    Run(recipe, tmp_path / "one").train()
+    stopped = [*words(sharded, tmp_path / "two"), "--set", "train.steps=4"]
+    for arguments in (stopped, words(sharded, tmp_path / "two")):  # it goes on from a sharded checkpoint
+        ended = program.ask("together", arguments=arguments, processes=2, sharding=True)
+        assert [status for status, _ in ended] == [0, 0], ended
+    assert {path.name for path in (tmp_path / "two").glob("*.safetensors")} == {"model.safetensors"}
+    shapes = [{name: weight.shape for name, weight in weights(tmp_path / run).items()} for run in ("one", "two")]
+    assert shapes[0] == shapes[1]
+    assert curve(tmp_path / "two")[:4] == pytest.approx(curve(tmp_path / "one")[:4], abs=5e-4)
 
 
 def test_one_process_shards_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,12 @@ def write_bytes_atomically(path: str | Path, data: bytes) -> None:
         raise OutputError(f"{path}: can't be written ({_reason(error)}); give another place") from None
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove from ``folder`` what writes that were killed left there."""
+    for temporary in folder.glob(".pixvoice-*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
 def _read_file(path: Path, what: str, max_bytes: int) -> bytes:
     try:
         with path.open("rb") as file:

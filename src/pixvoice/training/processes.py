@@ -68,8 +68,15 @@ def check_shares(options: TrainOptions, samples: int) -> None:
             f"train.batch_size: {options.batch_size} can't be shared by {processes} processes{each};"
             f" give a multiple of {cut}, or start another number of processes"
         )
-    if options.fsdp and processes == 1:
-        raise OptionError("train.fsdp: shards a model over several processes; start them with: accelerate launch")
+    if options.fsdp and _kind() in ("NO", "MULTI_CPU"):
+        raise OptionError(
+            "train.fsdp: a model is sharded over processes with a GPU each; start them with: accelerate launch"
+        )
+
+
+def _kind() -> str:
+    """Accelerate's name for what the processes compute on; NO for a single one."""
+    return str(_state().distributed_type.value)
 
 
 def _state() -> PartialState:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pixvoice.errors import InputError, OptionError, OutputError
-from pixvoice.files import write_bytes_atomically
+from pixvoice.files import remove_leftovers, write_bytes_atomically
 from pixvoice.training import processes
 from pixvoice.training.recipes import TASKS, Recipe, flatten, load_recipe, missing_inputs, task_of, to_yaml
 from pixvoice.training.trainer import checkpoint_step, last_complete_checkpoint
@@ -61,6 +61,7 @@ class Run:
         except OSError as error:
             raise OutputError(f"{self.folder}: can't be made ({error.strerror}); give another place") from None
         if processes.is_main():
+            remove_leftovers(self.folder)
             write_bytes_atomically(self.folder / "recipe.yaml", to_yaml(self.recipe).encode())
         curve: list[dict[str, float]] = import_module(TASKS[task_of(self.recipe)][0]).run(self.recipe, self.folder)
         return curve
