@@ -1,4 +1,4 @@
-"""Bulk embedding on a local Ray of two workers: the same embeddings, and what was done stays done."""
+"""Bulk embedding and encoding on a local Ray of two workers: the same results, and what was done stays done."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 import seeing
+import test_encode
+from pixvoice import encoding
 from pixvoice.contracts import SearchModel
+from pixvoice.encoding import encode_files, files_in
 from pixvoice.errors import MissingToolError, OutputError
 from pixvoice.runtime.searcher import Searcher
 
@@ -25,6 +28,19 @@ def load(poison: str = "") -> SearchModel:
             raise RuntimeError("the worker's disk is on fire")
 
     return seeing.ColourModel(before=before)
+
+
+class Poisoned(test_encode.Corner):
+    """Fails at a photo of the second half where there is a file called ``poison``."""
+
+    def __init__(self, poison: str) -> None:
+        super().__init__()
+        self.poison = poison
+
+    def read(self, name: str, path: Path) -> Any:
+        if name >= f"{PHOTOS // 2}" and Path(self.poison).exists():
+            raise RuntimeError("the worker's disk is on fire")
+        return super().read(name, path)
 
 
 @pytest.fixture
@@ -66,13 +82,45 @@ def test_two_workers_embed_what_one_process_does_and_go_on_after_a_failure(
     assert there.index().new == 0
 
 
+@pytest.mark.slow
+def test_two_workers_encode_what_one_process_does_and_go_on_after_a_failure(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray.data", reason="needs the cluster extra")
+    from ray import cloudpickle
+
+    from pixvoice.cluster import encode_on_ray
+
+    for module in (test_encode, sys.modules[__name__]):
+        cloudpickle.register_pickle_by_value(module)
+    monkeypatch.setattr(encoding, "PART", 4)
+    poison = tmp_path / "poison"
+    poison.touch()
+    files, there, here = files_in(photos, "image"), tmp_path / "there.npz", tmp_path / "here.npz"
+    told: list[str] = []
+    progress: list[tuple[int, int]] = []
+    with encode_on_ray(partial(Poisoned, str(poison)), workers=2) as spread:
+        with pytest.raises(OutputError, match=r"a worker failed .*on fire.*go on"):
+            encode_files(files, test_encode.Corner(), there, spread=spread)
+        poison.unlink()
+        kept = len(list(tmp_path.glob("there.npz.parts/*.npz")))
+        encoder = test_encode.Corner()
+        report = encode_files(files, encoder, there, told.append, lambda *done: progress.append(done), spread)
+    assert kept <= 5 and encoder.encoded == 0, "all parts were made by workers"
+    assert len(progress) == 11 - kept and progress[-1] == (PHOTOS + 1, PHOTOS + 1)
+    assert report.files == PHOTOS and report.failures == told and "bad.jpg" in told[0]
+    encode_files(files, test_encode.Corner(), here)
+    assert there.read_bytes() == here.read_bytes() and not there.with_name("there.npz.parts").exists()
+
+
 def ranked(searcher: Searcher, query: Any) -> list[tuple[str, float]]:
     return [(match.path.name, round(match.score, 5)) for match in searcher.search(query, top=PHOTOS)]
 
 
 def test_without_ray_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pixvoice.cluster import embed_on_ray
+    from pixvoice.cluster import embed_on_ray, encode_on_ray
 
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingToolError, match=r"pip install 'pixvoice\[cluster\]'"), embed_on_ray(load):
-        pass
+    for on_ray in (embed_on_ray(load), encode_on_ray(test_encode.Corner)):
+        with pytest.raises(MissingToolError, match=r"pip install 'pixvoice\[cluster\]'"), on_ray:
+            pass

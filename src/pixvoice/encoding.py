@@ -74,6 +74,9 @@ class EncodeReport:
 Named = list[tuple[str, Path]]
 """What to call a file in the units, and where it lies."""
 
+Spread = Callable[[Sequence[Named], Path], Iterator[int]]
+"""Makes parts of these files in a folder, in any order, and says of each, when it lies there, how many files it had."""
+
 
 def files_of(samples: Sequence[Sample], source: Path, kind: str) -> Named:
     """The photos or recordings that samples name, each once; names are paths seen from the folder of ``source``.
@@ -106,11 +109,12 @@ def encode_files(
     output: Path,
     on_failure: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    spread: Spread | None = None,
 ) -> EncodeReport:
     """Write the units of ``files`` to ``output``, whole or not at all.
 
     A file that can't be used is told in one line, in each run until it can, and left out; a run that is stopped
-    leaves its parts, and the next one goes on from there.
+    leaves its parts, and the next one goes on from there.  ``spread`` makes the parts elsewhere.
 
     Raises InputError when not one file could be used, OutputError when something can't be written.
     """
@@ -120,14 +124,21 @@ def encode_files(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: can't be made ({error.strerror}); give another place") from None
+    named = [files[start : start + PART] for start in range(0, len(files), PART)]
+    if spread is not None:
+        left = [part for part in named if not _place(part, encoder.of, folder).exists()]
+        done = len(files) - sum(map(len, left))
+        for count in spread(left, folder):
+            on_progress(done := done + count, len(files))
     parts: list[PackedUnits] = []
-    for start in range(0, len(files), PART):
-        units, failures = _part(files[start : start + PART], encoder, folder)
+    for number, part in enumerate(named):
+        units, failures = encode_part(part, encoder, folder)
         for line in failures:
             on_failure(line)
         report.failures += failures
         parts.append(units)
-        on_progress(min(start + PART, len(files)), len(files))
+        if spread is None:
+            on_progress(min((number + 1) * PART, len(files)), len(files))
     whole = PackedUnits.join(encoder.of, parts)
     if not len(whole):
         shutil.rmtree(folder, ignore_errors=True)
@@ -140,10 +151,13 @@ def encode_files(
     return report
 
 
-def _part(files: Named, encoder: FileEncoder, folder: Path) -> tuple[PackedUnits, list[str]]:
-    """The units of one part, from its file if it is there, and a line for each of ``files`` that can't be used."""
-    stem = _stamp(files, encoder.of)
-    kept, told = folder / f"{stem}.npz", folder / f"{stem}.json"
+def encode_part(files: Named, encoder: FileEncoder, folder: Path) -> tuple[PackedUnits, list[str]]:
+    """The units of one part, from its file in ``folder`` if it is there, and a line for each file that can't be used.
+
+    Raises OutputError when it can't be written.
+    """
+    kept = _place(files, encoder.of, folder)
+    told = kept.with_suffix(".json")
     with suppress(InputError, OSError, ValueError):
         return PackedUnits.load(kept), list(json.loads(told.read_bytes()))
     names: list[str] = []
@@ -172,6 +186,11 @@ def _read(files: Named, encoder: FileEncoder) -> Iterator[list[tuple[str, Any, s
     with ThreadPoolExecutor(2) as pool:  # decoders run outside Python's lock
         for start in range(0, len(files), AT_ONCE):
             yield list(pool.map(one, files[start : start + AT_ONCE]))
+
+
+def _place(files: Named, of: UnitsOf, folder: Path) -> Path:
+    """Where a part is kept."""
+    return folder / f"{_stamp(files, of)}.npz"
 
 
 def _stamp(files: Named, of: UnitsOf) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ import typer
 from pixvoice.errors import MissingToolError, OptionError
 
 if TYPE_CHECKING:
-    from pixvoice.encoding import EncodeReport, FileEncoder, Named
+    from pixvoice.encoding import EncodeReport, FileEncoder, Named, Spread
 
 
 def encode(
@@ -33,6 +34,10 @@ def encode(
     ] = 1,
     split: Annotated[str | None, typer.Option(help="Only this split of the data set.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder of a bundle; without it, the one that ships.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Encode on a Ray cluster: its address, auto, or local."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write photos (or recordings) as units, each id in as few bits as its codebook needs.
@@ -49,13 +54,23 @@ def encode(
         raise OptionError("what to encode: give --image-units or --speech-tokens, one of them")
     if output.suffix != ".npz":
         raise OptionError(f"{output}: units are kept in an .npz; give -o {output.with_suffix('.npz')}")
-    encoder = _photos(model, views) if image_units else _recordings(bundle)
+    load = partial(_photos, model, views) if image_units else partial(_recordings, bundle)
+    encoder = load()
     files = [file for source in sources for file in _files(source, split, encoder.of.kind)]
-    with _progress() as on_progress:
-        report = encode_files(files, encoder, output, _tell, on_progress)
+    with _spreading(ray, load) as spread, _progress() as on_progress:
+        report = encode_files(files, encoder, output, _tell, on_progress, spread)
     _say(report, as_json)
     if report.failures:
         raise typer.Exit(1)
+
+
+def _spreading(ray: str | None, load: Callable[[], FileEncoder]) -> AbstractContextManager[Spread | None]:
+    """Here, or on a cluster."""
+    if ray is None:
+        return nullcontext()
+    from pixvoice.cluster import encode_on_ray
+
+    return encode_on_ray(load, None if ray == "local" else ray)
 
 
 def _photos(model: Path | None, views: int) -> FileEncoder:
