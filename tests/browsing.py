@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 RECORDINGS = Path(__file__).resolve().parent / "browser" / "recordings"
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
+SMALLEST = {"width": 320, "height": 640}
+ZOOMED = {"width": 640, "height": 450}  # what is left of 1280 x 900 at 200 %
 WAIT_MS = 60_000.0  # for whatever a busy machine needs
 
 # Notes the peak of every piece that is scheduled, and whether the whole speech had arrived by then.
@@ -102,6 +105,20 @@ def served(app: Any) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def faults(page: Any) -> list[str]:
+    """What axe-core finds, in light and in dark."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe (the dev extra)").Axe()
+    found = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        found += [
+            f"{scheme}: {fault['id']}: {node['html']}"
+            for fault in axe.run(page).response["violations"]
+            for node in fault["nodes"]
+        ]
+    return found
 
 
 class Visitor:

@@ -160,10 +160,14 @@ def test_where_it_looked_is_told_in_words_and_in_a_picture() -> None:
     assert found is not None
     jpeg, words = found
     picture = Image.open(io.BytesIO(jpeg))
-    assert picture.size == (PARTS * SIDE, SIDE) and words == ["top left"] * 3 + ["bottom right"] * 3
-    first = np.asarray(picture.convert("L"), np.float32)[:, :SIDE]
-    assert first[:40, :40].mean() > 2 * first[80:, 80:110].mean() * 0.5
+    assert picture.size == (3 * SIDE, PARTS // 3 * SIDE) and words == ["top left"] * 3 + ["bottom right"] * 3
+    plain = look_at(PHOTOS[0], np.ones((12, 9), np.float32))  # looked at everywhere alike: dim
+    assert plain is not None
+    dim, lit = (np.asarray(Image.open(io.BytesIO(data)).convert("L"), np.float32) for data in (plain[0], jpeg))
+    assert lit[5:25, 5:25].mean() > 2 * dim[5:25, 5:25].mean()
+    assert lit[80:105, 80:105].mean() == pytest.approx(dim[80:105, 80:105].mean(), abs=4)
     assert look_at(PHOTOS[0], np.ones((12, 8), np.float32)) is None  # patches that are no square
     short = look_at(PHOTOS[0], weights[:2])
     assert short is not None and len(short[1]) == PARTS
-    assert where(np.ones((3, 3), np.float32)) == "middle"
+    assert where(np.outer([0, 1, 0, 0, 0], [0, 0, 1, 0, 0]).astype(np.float32)) == "top"
+    assert where(np.outer([0, 0, 1, 0, 0], [0, 0, 1, 0, 0]).astype(np.float32)) == "middle"

@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 import pixvoice
-from browsing import DESKTOP, EXAMPLES, PHONE, Visitor, served
+from browsing import DESKTOP, EXAMPLES, PHONE, SMALLEST, ZOOMED, Visitor, faults, served
 
 Visit = Callable[..., Visitor]
 MOOSE = EXAMPLES / "moose.jpg"
 PAGE = Path(pixvoice.__file__).parent / "serving" / "page"
 WITHOUT_SCRIPTS = {"PixVoice", "PixVoice needs JavaScript, which is off in this browser."}
 TOKEN = "correct horse"
-SMALLEST = {"width": 320, "height": 640}
-ZOOMED = {"width": 640, "height": 450}  # what is left of 1280 x 900 at 200 %
 
 
 def states(visitor: Visitor, tmp_path: Path) -> Iterator[str]:
@@ -53,20 +48,6 @@ def states(visitor: Visitor, tmp_path: Path) -> Iterator[str]:
     with visitor.description():
         page.locator("#results button").first.click()
     yield "with a result that was described"
-
-
-def faults(page: Any) -> list[str]:
-    """What axe-core finds, in light and in dark."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe (the dev extra)").Axe()
-    found = []
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        found += [
-            f"{scheme}: {fault['id']}: {node['html']}"
-            for fault in axe.run(page).response["violations"]
-            for node in fault["nodes"]
-        ]
-    return found
 
 
 def test_no_state_has_a_fault_or_is_wider_than_the_window(visit: Visit, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def describe_row(row: Row, media: Path, asked: Asked, load: Callable[[Path], Any
     results: list[dict[str, Any]] = []
     statistics: list[dict[str, Any]] = []
     heard: dict[int, dict[str, Heard]] = {}
-    rate = None
+    rate, spoken_s = None, 0.0
     for number, recognizer in enumerate(asked.recognizers):
         free = _round_trip(asked) if number == 0 else None
         evaluation = DescribeEvaluation(said, recognizer, asked.speak, on_failure=asked.tell)
@@ -68,6 +68,7 @@ def describe_row(row: Row, media: Path, asked: Asked, load: Callable[[Path], Any
         evaluation.on_heard = _taker(recognizer.name, rows, heard, free)
         result = evaluation.run(asked.track(asked.photos, f"{row.name}, {recognizer.name}"))
         rate = result.real_time_factor if number == 0 else rate  # later recognizers hear what was said before
+        spoken_s = result.speech_seconds_per_photo * result.n_photos
         free_scores = None if free is None else free.finish()
         results.append(replace(result, real_time_factor=rate, text_free=free_scores).as_dict())
         kept = caption_statistics(
@@ -78,7 +79,7 @@ def describe_row(row: Row, media: Path, asked: Asked, load: Callable[[Path], Any
         "results": results,
         "statistics": statistics,
         "samples": [_sample(n, heard[n], speaker, said, media) for n in sorted(heard)[:SHOWN]],
-        "speech_per_compute_second": None if not rate else round(1 / rate, 2),
+        "speech_per_compute_second": round(spoken_s / said.computed_s, 2) if said.computed_s else None,
         "threads": asked.threads,
         "parameters": {"trained": sum(map(stored_numbers, row.own.weights)), "loaded": loaded(speaker)},
         "training": training_of(row),

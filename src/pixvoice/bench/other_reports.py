@@ -7,7 +7,18 @@ from typing import Any
 
 from pixvoice.bench.completing import WAYS
 from pixvoice.bench.document import Report, Table
-from pixvoice.bench.reports import HEADS, OTHER_EARS, SURE, Context, number, published, remarks, scored, statistics_of
+from pixvoice.bench.reports import (
+    GROUND_TRUTH,
+    HEADS,
+    OTHER_EARS,
+    SURE,
+    Context,
+    number,
+    published,
+    remarks,
+    scored,
+    statistics_of,
+)
 from pixvoice.bench.store import Filled, Values
 from pixvoice.evaluation.captions import METRICS, Doubles
 from pixvoice.evaluation.intervals import LEVEL, RESAMPLES, SEED, Interval, Resampled, as_lists, draws
@@ -69,7 +80,7 @@ def _completions(way: str, recognizer: str, results: list[tuple[Values, Interval
             rows.append(scored(f"{result['name']} ({result['pattern']})", result[way], sure))
             if way == "generated" and percent and result["unprompted"] is not None:
                 rows.append(("  the same, without a beginning", *_plain(result["unprompted"])))
-        rows.append(("a person's caption, spoken", *_plain(asked[0][0][CEILINGS[way]])))
+        rows.append((GROUND_TRUTH, *_plain(asked[0][0][CEILINGS[way]])))
     notes = (SURE, OTHER_EARS) if way == "whole" else (SURE,)
     return Table(f"{CAPTIONS[way]}; as {recognizer} hears it", ("system", *HEADS), tuple(rows), notes)
 

@@ -30,7 +30,7 @@ OTHER_EARS = (
     "Published rows were heard by other recognizers and scored on the official test split: they orient, and don't rank."
 )
 RECALL = ("r_at_1", "r_at_5", "r_at_10", "median_rank")
-GROUND_TRUTH = "a person's caption, spoken"
+GROUND_TRUTH = "a caption, spoken"
 MAX_BYTES = 50_000_000
 
 
@@ -94,12 +94,12 @@ def remarks(filled: Filled) -> tuple[str, ...]:
 
 def with_interval(value: float, interval: Interval) -> str:
     """``10.7 [9.9, 11.5]``."""
-    return f"{value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
+    return f"{number(value)} [{number(interval.low)}, {number(interval.high)}]"
 
 
 def number(value: float | None, digits: int = 1) -> str:
     """A number, or a dash."""
-    return "–" if value is None else f"{value:,.{digits}f}"
+    return "–" if value is None else f"{round(value, digits) + 0.0:,.{digits}f}"  # no minus before a zero
 
 
 def published(row: PublishedRow) -> tuple[str, ...]:
@@ -138,13 +138,17 @@ def _scores(filled: Filled, recognizer: int, name: str, resampled: Sequence[Resa
     for (row, values), each in zip(filled.rows, resampled, strict=True):
         rows.append(scored(row.name, values["results"][recognizer], each.intervals()))
     first = filled.rows[0][1]["results"][recognizer]
-    heights = {"its own among them": first["ceiling"], "the other captions": first["ceiling_leave_one_out"]}
+    heights = {"itself and the others": first["ceiling"], "the others": first["ceiling_leave_one_out"]}
     rows += [
-        (f"{GROUND_TRUTH}; against {what}", *(number(scores[metric]) for metric in METRICS))
+        (f"{GROUND_TRUTH}, against {what}", *(number(scores[metric]) for metric in METRICS))
         for what, scores in heights.items()
         if scores is not None
     ]
-    wrong = "" if first["wer"] is None else f" It gets {first['wer']:.1f} % of the words of spoken captions wrong."
+    wrong = (
+        ""
+        if first["wer"] is None
+        else f" This recognizer gets {first['wer']:.1f} % of the words of spoken captions wrong."
+    )
     notes = (f"{SURE}{wrong}", OTHER_EARS)
     return Table(f"Descriptions, as {name} hears them", ("system", *HEADS), tuple(rows), notes)
 
@@ -162,7 +166,14 @@ def _differences(filled: Filled, recognizer: int, name: str, resampled: Sequence
             apart = {metric: results[place][metric] - results[best][metric] for metric in METRICS}
             rows.append(scored(row.name, apart, less))
     caption = f"Difference to {filled.rows[best][0].name}, the best by CIDEr, as {name} hears it"
-    return [Table(caption, ("system", *HEADS), tuple(rows), ("An interval that holds 0 tells of no difference.",))]
+    return [
+        Table(
+            caption,
+            ("system", *HEADS),
+            tuple(rows),
+            ("Where the interval holds 0, these photos can't tell the two apart.",),
+        )
+    ]
 
 
 def _sizes(filled: Filled) -> Table:
@@ -181,7 +192,7 @@ def _sizes(filled: Filled) -> Table:
         " image encoder and its codec, vocoder or voice among them.",
         "Training: the steps of the row's own run; with its parts: of every run that it stands on. A dash: nobody noted"
         " it. Feature caches, which rows share, are not counted.",
-        f"Speed: of describing alone, recognition not counted, on {', '.join(map(str, threads))} processor core(s).",
+        f"Speed: processor time of describing, on {', '.join(map(str, threads))} thread(s); recognition isn't counted.",
     )
     return Table("Size, training and speed", heads, tuple(rows), notes)
 
@@ -218,7 +229,8 @@ def _text_free(filled: Filled) -> list[Table]:
 
 
 def _free_cells(trip: Mapping[str, float] | None, units: Mapping[str, float] | None) -> list[str]:
-    return [*(number(trip and trip[key]) for key in RECALL), *(number(units and units[key]) for key in BLEU)]
+    parts = ((trip, RECALL), (units, BLEU))
+    return [number(None if scores is None else scores[key]) for scores, keys in parts for key in keys]
 
 
 def _agreement(found: Mapping[str, float] | None) -> str:
