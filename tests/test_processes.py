@@ -161,7 +161,7 @@ def test_a_contrast_is_that_of_the_whole_batch(program: Forked, data: Path, tmp_
                 "task": "retriever", "manifests": [str(data / "manifest.jsonl")], "dev": [str(data / "manifest.jsonl")],
                 "dev_split": "train", "recognizer": str(tmp_path / "recognizer"), "student": str(data / "student"),
                 "model": {"embed_dim": 8, "heads": 2, "feed_forward": 8, "stack": 1, "dropout": 0.0},
-                "parts": {"buckets": 16, "word_width": 4, "text_width": 4, "image_width": 4, "image_norm": False},
+                "parts": {"buckets": 16, "word_width": 4, "text_width": 4, "image_width": 4, "dropout": 0.0},
                 "evaluate_every": 6, "train": {
                     "steps": 6, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 2, "save_every": 2,
                     "log_every": 1, "bf16": False, "seed": 3,

@@ -7,14 +7,12 @@ Source: van den Oord et al. 2018, "Representation learning with contrastive pred
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 
 from pixvoice.retrieve.model import DualChannel, fuse
 
@@ -51,13 +49,16 @@ def info_nce(a: Tensor, b: Tensor, same: Tensor, temperature: Tensor | float) ->
 def of_all(rows: Tensor) -> Tensor:
     """Rows (B, ...) of this process -> (B', ...) of all that train together, each as many: a batch is contrasted whole.
 
-    The gradient of a row, of which every process computes the same loss, is the sum over them; their mean over the
-    processes, which is what they learn from, is that of one process with all rows.
+    Every process computes the loss of all rows, and learns from its own.  Their gradient counts as often as there are
+    processes, so that the mean over those, which DistributedDataParallel takes, is that of one process with all rows.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return rows
-    gathered: Sequence[Tensor] = all_gather(rows)
-    return torch.cat(list(gathered))
+    own, processes = rows.detach(), dist.get_world_size()
+    gathered = [torch.empty_like(own) for _ in range(processes)]
+    dist.all_gather(gathered, own.contiguous())
+    gathered[dist.get_rank()] = own + processes * (rows - own)
+    return torch.cat(gathered)
 
 
 class Contrast(nn.Module):
