@@ -68,12 +68,14 @@ def small_runs(folder: Path, *wanted: str) -> Path:
 def data(folder: Path) -> Path:
     """Two photos with two spoken captions each, for training and as dev."""
     rows = []
+    for photo in PHOTOS:
+        shutil.copyfile(photo, folder / photo.name)
     for split in ("train", "dev"):
         for n, (photo, text) in enumerate(zip(PHOTOS, TEXTS, strict=True)):
             for k in range(2):
                 tone = 0.3 * np.sin(np.arange(4800 + 800 * k) * (n + 2) / 20).astype(np.float32)
                 write_wav(folder / f"{split}{n}{k}.wav", tone, RATE)
-                rows.append({"image": str(photo), "audio": f"{split}{n}{k}.wav", "text": f"{text} {k}", "split": split})
+                rows.append({"image": photo.name, "audio": f"{split}{n}{k}.wav", "text": f"{text} {k}", "split": split})
     (folder / "manifest.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return folder / "manifest.jsonl"
 

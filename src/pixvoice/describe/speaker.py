@@ -156,8 +156,9 @@ class TorchDescriber:
             return None
         special = np.full((len(codes), 1), self.decoder.codebook_size, np.int64)
         tokens = np.concatenate([special, self.pattern.apply(codes, self.decoder.codebook_size)], axis=1)
+        tokens = tokens[:, : codes.shape[1]]  # what each frame was chosen after
         weights: Tensor = look(torch.from_numpy(self._see(image)), torch.from_numpy(tokens[None]))
-        return np.asarray(weights[0, : codes.shape[1]].float().numpy())
+        return np.asarray(weights[0].float().numpy())
 
     @torch.inference_mode()
     def _see(self, source: PhotoSource) -> Floats:
