@@ -202,6 +202,7 @@ def test_a_sharded_describer_is_saved_whole(kind: str, program: Forked, data: Pa
     for arguments in (stopped, words(sharded, tmp_path / "two")):  # it goes on from a sharded checkpoint
         ended = program.ask("together", arguments=arguments, processes=2, sharding=True)
         assert [status for status, _ in ended] == [0, 0], ended
+    assert list((tmp_path / "two" / "checkpoints").rglob("*fsdp*")), "it was sharded"
     assert {path.name for path in (tmp_path / "two").glob("*.safetensors")} == {"model.safetensors"}
     shapes = [{name: weight.shape for name, weight in weights(tmp_path / run).items()} for run in ("one", "two")]
     assert shapes[0] == shapes[1]
