@@ -97,7 +97,8 @@ class Attention(nn.Module):
         scores = query @ key.transpose(-1, -2)
         if causal:
             scores = scores + torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype, device=x.device).triu(1)
-        return scores.softmax(-1)
+        weights: Tensor = scores.softmax(-1)
+        return weights
 
 
 class DecoderLayer(nn.Module):

@@ -170,10 +170,10 @@ class SpokenBatches(Dataset[Any]):
         passes = rng.integers(self.data.passes, size=len(rows))
         views = rng.integers(self.data.views, size=len(rows))
         as_written = rng.random(len(rows)) < 0.5
-        rows, passes, views, as_written = (drawn[share :: self.shares] for drawn in (rows, passes, views, as_written))
-        photos = self.data.photo[rows]
-        inputs = self.data.inputs(rows, passes, self.model, as_written)
-        return {"pixels": self.data.pixels(photos, views), "photo": torch.from_numpy(photos), **inputs}
+        own = slice(share, None, self.shares)
+        photos = self.data.photo[rows[own]]
+        inputs = self.data.inputs(rows[own], passes[own], self.model, as_written[own])
+        return {"pixels": self.data.pixels(photos, views[own]), "photo": torch.from_numpy(photos), **inputs}
 
 
 def recalls(speech: Floats, photos: Floats, photo: npt.NDArray[np.int64]) -> dict[str, float]:

@@ -74,7 +74,7 @@ def train(
         max_grad_norm=options.clip_norm,
         adam_beta2=0.98,
         bf16=options.bf16,
-        fsdp=options.fsdp or None,
+        fsdp=True if options.fsdp else None,  # type: ignore[arg-type]  # its text is out of use
         use_cpu=not torch.cuda.is_available(),
         save_steps=options.save_every,
         save_total_limit=2,
