@@ -114,9 +114,9 @@ def _sample(number: int, heard: Mapping[str, Heard], speaker: Any, said: Remembe
     truths = {name: one.truth for name, one in heard.items() if one.truth is not None}
     sample: Values = {"row": number, "sound": sound.name, "heard": texts, "truth": truths}
     look = getattr(speaker, "attention", None)
-    weights = (
-        look(first.photo.image, said.describe(first.photo.image, seed=SEED).codes) if look and number < LOOKS else None
-    )
+    if look is None or number >= LOOKS:
+        return sample
+    weights = look(first.photo.image, said.describe(first.photo.image, seed=SEED).codes)
     if weights is None or (picture := look_at(first.photo.image, weights)) is None:
         return sample
     path = media / f"{number + 1:05d}-looks.jpg"

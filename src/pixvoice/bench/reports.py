@@ -132,7 +132,7 @@ def _resampled(filled: Filled, recognizer: int, counts: Doubles) -> list[Resampl
 
 def _scores(filled: Filled, recognizer: int, name: str, resampled: Sequence[Resampled]) -> Table:
     rows: list[tuple[str, ...]] = []
-    for speech in (SYNTHESISED, HUMAN):
+    for speech in (SYNTHESISED, HUMAN) if recognizer == 0 else ():  # once is enough
         rows += [(f"{speech}, other recognizers",), *(published(row) for row in FLICKR8K if row.speech == speech)]
     rows.append(("these rows",))
     for (row, values), each in zip(filled.rows, resampled, strict=True):
@@ -144,12 +144,8 @@ def _scores(filled: Filled, recognizer: int, name: str, resampled: Sequence[Resa
         for what, scores in heights.items()
         if scores is not None
     ]
-    wrong = (
-        ""
-        if first["wer"] is None
-        else f" This recognizer gets {first['wer']:.1f} % of the words of spoken captions wrong."
-    )
-    notes = (f"{SURE}{wrong}", OTHER_EARS)
+    misheard = f"This recognizer gets {number(first['wer'])} % of the words of spoken captions wrong."
+    notes = (SURE, *([] if first["wer"] is None else [misheard]), *([] if recognizer else [OTHER_EARS]))
     return Table(f"Descriptions, as {name} hears them", ("system", *HEADS), tuple(rows), notes)
 
 
@@ -215,7 +211,7 @@ def _text_free(filled: Filled) -> list[Table]:
     heads = ("system", "R@1", "R@5", "R@10", "median rank", *(f"unit {head}" for head in HEADS[:4]))
     note = (
         f"Each photo searched among {first['n_photos']:,} with its own description by {first['judge']}; units of a"
-        " description against those of the photo's spoken captions. What is best is a low median rank."
+        " description against those of the photo's spoken captions. Of median ranks, the lowest is best."
     )
     tables = [Table("Without a written word", heads, tuple(rows), (note,))]
     found = {name: each for name, each in _correlations(filled).items() if any(each.values())}
