@@ -93,7 +93,7 @@ def commands() -> list[list[str]]:
 
 def made_small(words: list[str], engine: str) -> list[str]:
     """The same command with the fixture's engine, and with a model that trains in a second."""
-    words = [engine if word in ("flite", "pico2wave", "espeak-ng") else word for word in words]
+    words = [engine if word in ("flite", "pico2wave", "espeak-ng", "festival") else word for word in words]
     if words[0] == "train":
         changes = TRAIN + next(sizes for part, sizes in SMALL.items() if Path(words[1]).name.startswith(part))
         if "cascade" in words[1]:
