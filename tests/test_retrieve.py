@@ -19,7 +19,7 @@ from torch import nn  # noqa: E402
 
 import tiny  # noqa: E402
 from pixvoice.audio import write_wav  # noqa: E402
-from pixvoice.errors import BundleError, InputError, OptionError  # noqa: E402
+from pixvoice.errors import InputError, OptionError  # noqa: E402
 from pixvoice.manifest import Sample, read_manifest  # noqa: E402
 from pixvoice.retrieve.losses import Contrast, LossOptions, info_nce  # noqa: E402
 from pixvoice.retrieve.model import (  # noqa: E402
@@ -43,7 +43,6 @@ from pixvoice.training.options import TrainOptions  # noqa: E402
 from pixvoice.training.retriever import (  # noqa: E402
     RetrieverRecipe,
     SpokenPhotos,
-    begin,
     load_retriever,
     pairs,
     recalls,
@@ -355,18 +354,6 @@ def test_varied_speech_is_still_there(tone: np.ndarray) -> None:
     assert {x.dtype for x in found} == {np.dtype(np.float32)} and all(np.isfinite(x).all() for x in found)
     assert all(len(tone) / 1.15 < len(x) < len(tone) / 0.87 + 9600 for x in found)
     assert 0 < sum((x == 0).any() for x in found) < 50  # padding is silent in some, noise in others
-
-
-def test_full_begins_with_what_pipeline_has_learned(data: Path, tmp_path: Path) -> None:
-    words = recipe_for(data, model=replace(SIZES, variant="pipeline"))
-    run(replace(words, train=replace(words.train, steps=2)), tmp_path / "words")
-    known = load_retriever(tmp_path / "words").state_dict()
-    both, _ = begin(recipe_for(data, start_from=tmp_path / "words"))
-    begun = both.state_dict()
-    assert all(torch.equal(begun[name], weight) for name, weight in known.items())
-    assert {name.split(".")[0] for name in begun.keys() - known.keys()} == {"acoustic"}
-    with pytest.raises(BundleError, match="aren't the recipe's"):
-        begin(recipe_for(data, start_from=tmp_path / "words", model=replace(SIZES, embed_dim=2 * SIZES.embed_dim)))
 
 
 def test_words_are_those_heard_or_those_written(data: Path, tmp_path: Path) -> None:

@@ -365,6 +365,8 @@ RULES = (
          "model.max_steps: {0} is too few for max_frames ({1}) and the end"),
     Rule("retriever", ("image", "recognizer", "student"), lambda image, *small: image or all(small),
          "recognizer: {1} and student: {2} must both be paths, or text, speech and image name pretrained towers"),
+    Rule("retriever", ("keep_start", "start_from"), lambda keep, start: bool(start) or not keep,
+         "keep_start: {0}, but start_from: {1} names nothing to keep; give the folder of a finished retriever"),
     Rule("retriever", ("model.embed_dim", "model.heads"), lambda width, heads: width % heads == 0,
          "model.embed_dim: {0} is not divisible by model.heads ({1})"),
     Rule("retriever", ("model.window", "model.stack"), lambda window, stack: window % stack == 0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -50,7 +50,8 @@ class RetrieverRecipe:
     disturbed differently each time; 0 is once, undisturbed.
 
     ``start_from`` is the folder of a finished retriever whose weights this one begins with: what the pipeline variant
-    has learned is kept, and the full variant learns to hear beside it.
+    has learned is kept, and the full variant learns to hear beside it.  With ``keep_start`` those weights stay as they
+    are, and only what it lacks is trained.
     """
 
     manifests: tuple[Path, ...]
@@ -72,6 +73,7 @@ class RetrieverRecipe:
     evaluate_every: int = 200
     cache: Path | None = None
     start_from: Path | None = None
+    keep_start: bool = False
 
 
 def pairs(samples: Sequence[Sample]) -> tuple[list[Sample], list[Path], npt.NDArray[np.int64]]:
@@ -273,7 +275,18 @@ def begin(recipe: RetrieverRecipe) -> tuple[DualChannel, SmallConfig | FullConfi
         if any(shapes.get(name) != weight.shape for name, weight in start.items()):
             raise BundleError(f"{recipe.start_from}: its sizes aren't the recipe's; use the sizes in its recipe.yaml")
         model.load_state_dict(start, strict=False)
+        if recipe.keep_start:
+            _keep(model, start.keys())
     return model, config
+
+
+def _keep(model: DualChannel, names: Collection[str]) -> None:
+    """Let no training change the weights with these ``names``, nor what batch normalisation has seen."""
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(weight.requires_grad and name not in names)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm1d) and f"{name}.running_mean" in names:
+            module.momentum = 0.0
 
 
 def _untrained(recipe: RetrieverRecipe) -> tuple[DualChannel, SmallConfig | FullConfig]:

@@ -1,0 +1,50 @@
+"""Search that begins with what another training has learned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the dual-channel model's training form needs torch (the train extra)")
+pytest.importorskip("transformers", reason="training needs transformers (the train extra)")
+
+from pixvoice.errors import BundleError  # noqa: E402
+from pixvoice.retrieve.losses import LossOptions  # noqa: E402
+from pixvoice.training.retriever import begin, load_retriever, run  # noqa: E402
+from test_retrieve import PARTS, SIZES, data, recipe_for  # noqa: E402, F401
+
+
+@pytest.fixture
+def words(data: Path, tmp_path: Path) -> Path:  # noqa: F811
+    """A finished training of words alone."""
+    recipe = recipe_for(
+        data, model=replace(SIZES, variant="pipeline"), parts=replace(PARTS, image_norm=True), evaluate_every=1
+    )
+    run(replace(recipe, train=replace(recipe.train, steps=2)), tmp_path / "words")
+    return tmp_path / "words"
+
+
+def test_full_begins_with_what_pipeline_has_learned(data: Path, words: Path) -> None:  # noqa: F811
+    known = load_retriever(words).state_dict()
+    both, _ = begin(recipe_for(data, start_from=words, parts=replace(PARTS, image_norm=True)))
+    begun = both.state_dict()
+    assert all(torch.equal(begun[name], weight) for name, weight in known.items())
+    assert {name.split(".")[0] for name in begun.keys() - known.keys()} == {"acoustic"}
+    with pytest.raises(BundleError, match="aren't the recipe's"):
+        begin(recipe_for(data, start_from=words, model=replace(SIZES, embed_dim=2 * SIZES.embed_dim)))
+
+
+@pytest.mark.parametrize("keep_start", [True, False])
+def test_what_was_learned_may_stay_as_it_is(data: Path, words: Path, tmp_path: Path, keep_start: bool) -> None:  # noqa: F811
+    recipe = recipe_for(
+        data, start_from=words, keep_start=keep_start, parts=replace(PARTS, image_norm=True),
+        loss=LossOptions(words_teach=True), evaluate_every=3,
+    )  # fmt: skip
+    first = begin(recipe)[0].state_dict()
+    run(replace(recipe, train=replace(recipe.train, steps=3, save_every=2)), tmp_path / "both")
+    known, last = load_retriever(words).state_dict(), load_retriever(tmp_path / "both").state_dict()
+    moved = {name for name, weight in last.items() if not torch.equal(weight, first[name])}
+    assert any(name.startswith("acoustic") for name in moved)
+    assert all(name.endswith("num_batches_tracked") for name in moved & known.keys()) is keep_start
