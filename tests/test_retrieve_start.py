@@ -10,9 +10,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="the dual-channel model's training form needs torch (the train extra)")
 pytest.importorskip("transformers", reason="training needs transformers (the train extra)")
 
+import tiny  # noqa: E402
 from pixvoice.errors import BundleError  # noqa: E402
 from pixvoice.retrieve.losses import LossOptions  # noqa: E402
+from pixvoice.speech.ctc import CTCRecognizer  # noqa: E402
 from pixvoice.training.retriever import begin, load_retriever, run  # noqa: E402
+from pixvoice.training.trainer import save_model  # noqa: E402
 from test_retrieve import PARTS, SIZES, data, recipe_for  # noqa: E402, F401
 
 
@@ -32,6 +35,12 @@ def test_full_begins_with_what_pipeline_has_learned(data: Path, words: Path) -> 
     begun = both.state_dict()
     assert all(torch.equal(begun[name], weight) for name, weight in known.items())
     assert {name.split(".")[0] for name in begun.keys() - known.keys()} == {"acoustic"}
+    other = CTCRecognizer(tiny.RECOGNIZER)
+    save_model(other, tiny.RECOGNIZER, "recognizer", words / "other")
+    later, _ = begin(
+        recipe_for(data, start_from=words, recognizer=words / "other", parts=replace(PARTS, image_norm=True))
+    )
+    assert torch.equal(later.speech.recognizer.head.weight, other.head.weight)  # type: ignore[union-attr]
     with pytest.raises(BundleError, match="aren't the recipe's"):
         begin(recipe_for(data, start_from=words, model=replace(SIZES, embed_dim=2 * SIZES.embed_dim)))
 

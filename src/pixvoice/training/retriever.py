@@ -35,6 +35,7 @@ from pixvoice.vision.student import ImageStudent, StudentConfig
 
 ROWS = 250  # recordings or photos embedded at once for the dev split
 BEST = "best.safetensors"
+OTHERS = ("speech.recognizer.", "image.student.")  # weights that are those of other trainings
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class RetrieverRecipe:
     disturbed differently each time; 0 is once, undisturbed.
 
     ``start_from`` is the folder of a finished retriever whose weights this one begins with: what the pipeline variant
-    has learned is kept, and the full variant learns to hear beside it.  With ``keep_start`` those weights stay as they
+    has learned is kept, and the full variant learns to hear beside it, by another recognizer too.  With ``keep_start`` those weights stay as they
     are, and only what it lacks is trained.
     """
 
@@ -270,7 +271,8 @@ def begin(recipe: RetrieverRecipe) -> tuple[DualChannel, SmallConfig | FullConfi
     """
     model, config = _untrained(recipe)
     if recipe.start_from is not None:
-        start = load_retriever(recipe.start_from).state_dict()
+        learned = load_retriever(recipe.start_from).state_dict()
+        start = {name: weight for name, weight in learned.items() if not name.startswith(OTHERS)}
         shapes = {name: weight.shape for name, weight in model.state_dict().items()}
         if any(shapes.get(name) != weight.shape for name, weight in start.items()):
             raise BundleError(f"{recipe.start_from}: its sizes aren't the recipe's; use the sizes in its recipe.yaml")
