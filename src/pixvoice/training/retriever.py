@@ -51,8 +51,8 @@ class RetrieverRecipe:
     disturbed differently each time; 0 is once, undisturbed.
 
     ``start_from`` is the folder of a finished retriever whose weights this one begins with: what the pipeline variant
-    has learned is kept, and the full variant learns to hear beside it, by another recognizer too.  With ``keep_start`` those weights stay as they
-    are, and only what it lacks is trained.
+    has learned is kept, and the full variant learns to hear beside it, by another recognizer too.  With ``keep_start``
+    those weights stay as they are, and only what it lacks is trained.
     """
 
     manifests: tuple[Path, ...]
