@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,27 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-@pytest.mark.slow
-def test_two_workers_embed_what_one_process_does_and_go_on_after_a_failure(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("lancedb", reason="needs the search extra")
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[None]:
+    """A cluster of this machine alone, which both tests share: it takes seconds to start."""
     pytest.importorskip("ray.data", reason="needs the cluster extra")
     from ray import cloudpickle
 
+    from pixvoice.cluster import embed_on_ray
+
+    for module in (seeing, test_encode, sys.modules[__name__]):
+        cloudpickle.register_pickle_by_value(module)  # workers don't have the tests
+    with embed_on_ray(load, workers=2):
+        yield
+
+
+@pytest.mark.slow
+def test_two_workers_embed_what_one_process_does_and_go_on_after_a_failure(
+    two_workers: None, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lancedb", reason="needs the search extra")
     from pixvoice import cluster
 
-    for module in (seeing, sys.modules[__name__]):
-        cloudpickle.register_pickle_by_value(module)  # workers don't have the tests
     monkeypatch.setattr(cluster, "FILES_AT_ONCE", 4)
     poison = tmp_path / "poison"
     poison.touch()
@@ -84,15 +94,10 @@ def test_two_workers_embed_what_one_process_does_and_go_on_after_a_failure(
 
 @pytest.mark.slow
 def test_two_workers_encode_what_one_process_does_and_go_on_after_a_failure(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_workers: None, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("ray.data", reason="needs the cluster extra")
-    from ray import cloudpickle
-
     from pixvoice.cluster import encode_on_ray
 
-    for module in (test_encode, sys.modules[__name__]):
-        cloudpickle.register_pickle_by_value(module)
     monkeypatch.setattr(encoding, "PART", 4)
     poison = tmp_path / "poison"
     poison.touch()

@@ -65,7 +65,7 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[int]:
         try:
             alone = {} if address else {"num_cpus": workers, "include_dashboard": False}
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises bare ones too
             raise OutputError(f"--ray {address or 'local'}: no cluster answers ({_one_line(error)})") from None
     try:
         yield max(1, int(ray.cluster_resources().get("CPU", 1)))
