@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="the dual-channel model's training f
 pytest.importorskip("transformers", reason="training needs transformers (the train extra)")
 
 import tiny  # noqa: E402
-from pixvoice.errors import BundleError  # noqa: E402
+from pixvoice.errors import BundleError, OptionError  # noqa: E402
 from pixvoice.retrieve.losses import LossOptions  # noqa: E402
 from pixvoice.speech.ctc import CTCRecognizer  # noqa: E402
 from pixvoice.training.retriever import begin, load_retriever, run  # noqa: E402
@@ -43,6 +43,12 @@ def test_full_begins_with_what_pipeline_has_learned(data: Path, words: Path) -> 
     assert torch.equal(later.speech.recognizer.head.weight, other.head.weight)  # type: ignore[union-attr]
     with pytest.raises(BundleError, match="aren't the recipe's"):
         begin(recipe_for(data, start_from=words, model=replace(SIZES, embed_dim=2 * SIZES.embed_dim)))
+
+
+def test_a_start_that_leaves_nothing_to_train_is_refused(data: Path, words: Path) -> None:  # noqa: F811
+    changes = {"model": replace(SIZES, variant="pipeline"), "parts": replace(PARTS, image_norm=True)}
+    with pytest.raises(OptionError, match="leave keep_start out"):
+        begin(recipe_for(data, start_from=words, keep_start=True, **changes))
 
 
 @pytest.mark.parametrize("keep_start", [True, False])

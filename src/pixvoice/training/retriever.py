@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pixvoice.contracts import Floats
-from pixvoice.errors import BundleError, InputError
+from pixvoice.errors import BundleError, InputError, OptionError
 from pixvoice.files import write_bytes_atomically
 from pixvoice.manifest import Sample
 from pixvoice.retrieve.build import FullConfig, build, config_from_json
@@ -267,7 +267,7 @@ def begin(recipe: RetrieverRecipe) -> tuple[DualChannel, SmallConfig | FullConfi
     """The model before its first step, and its sizes.
 
     Raises BundleError for a recognizer, image student, checkpoint or start that isn't one or has other sizes,
-    OptionError for names that are missing.
+    OptionError for names that are missing, or a start that leaves nothing to train.
     """
     model, config = _untrained(recipe)
     if recipe.start_from is not None:
@@ -279,6 +279,8 @@ def begin(recipe: RetrieverRecipe) -> tuple[DualChannel, SmallConfig | FullConfi
         model.load_state_dict(start, strict=False)
         if recipe.keep_start:
             _keep(model, start.keys())
+            if not count_parameters(model)[0]:
+                raise OptionError(f"keep_start: {recipe.start_from} has all that would learn; leave keep_start out")
     return model, config
 
 
