@@ -22,11 +22,10 @@ class TorchState(NamedTuple):
     cross: Tensor
 
 
-class TorchSpeechDecoder(SpeechDecoder):
-    """A ``PixVoxLM``, or one on a pretrained decoder, in evaluation mode, one step at a time."""
+class SizedDecoder(SpeechDecoder):
+    """What decoders in PyTorch share: the sizes of their ``model``."""
 
-    def __init__(self, model: PixVoxLM | PretrainedDescriber) -> None:
-        self.model = model.eval()
+    model: PixVoxLM | PretrainedDescriber | ShowAttendTell
 
     @property
     def num_codebooks(self) -> int:
@@ -42,6 +41,15 @@ class TorchSpeechDecoder(SpeechDecoder):
     def max_steps(self) -> int:
         """S."""
         return self.model.dims.max_steps
+
+
+class TorchSpeechDecoder(SizedDecoder):
+    """A ``PixVoxLM``, or one on a pretrained decoder, in evaluation mode, one step at a time."""
+
+    model: PixVoxLM | PretrainedDescriber
+
+    def __init__(self, model: PixVoxLM | PretrainedDescriber) -> None:
+        self.model = model.eval()
 
     @torch.inference_mode()
     def start(self, features: Floats) -> TorchState:
@@ -64,26 +72,13 @@ class TorchSpeechDecoder(SpeechDecoder):
         return TorchState(state.past[:, :, index], state.cross if one_photo else state.cross[:, :, index])
 
 
-class SatSpeechDecoder(SpeechDecoder):
-    """A ``ShowAttendTell`` in evaluation mode, one step at a time."""
+class SatSpeechDecoder(SizedDecoder):
+    """A ``ShowAttendTell`` in evaluation mode, one step at a time; K is 1."""
+
+    model: ShowAttendTell
 
     def __init__(self, model: ShowAttendTell) -> None:
         self.model = model.eval()
-
-    @property
-    def num_codebooks(self) -> int:
-        """K = 1."""
-        return self.model.dims.num_codebooks
-
-    @property
-    def codebook_size(self) -> int:
-        """V."""
-        return self.model.dims.codebook_size
-
-    @property
-    def max_steps(self) -> int:
-        """S."""
-        return self.model.dims.max_steps
 
     @torch.inference_mode()
     def start(self, features: Floats) -> SatState:
