@@ -207,6 +207,19 @@ def test_the_first_captions_of_each_photo(tmp_path: Path, template: str) -> None
     assert [sample.text for sample in read_manifest(out / "manifest.jsonl")] == ["One .", "Three ."]
 
 
+def test_captions_after_the_first_of_each_photo(tmp_path: Path, template: str) -> None:
+    data, out = data_set(tmp_path / "data", a=["One .", "Two .", "Three ."], b=["Four .", "Five ."]), tmp_path / "out"
+    arguments = (data, "-o", out, "--engine", template, "--voice", "low", "--skip-captions")
+    assert invoke(*arguments, 1, "--captions-per-photo", 1).exit_code == 0
+    spoken = read_manifest(out / "manifest.jsonl")
+    assert [(sample.text, sample.audio and sample.audio.name) for sample in spoken] == [
+        ("Two .", "a_1.wav"),
+        ("Five .", "b_1.wav"),
+    ]
+    none = invoke(*arguments, 3)
+    assert none.exit_code == 2 and "skip fewer" in none.stderr
+
+
 def test_photos_of_one_name_get_recordings_of_their_own(tmp_path: Path) -> None:
     images = [tmp_path / "x" / "1.jpg", tmp_path / "y" / "1.jpg", tmp_path / "y" / "1.png", tmp_path / "y" / "2.jpg"]
     samples = [Sample(image, text="A dog.") for image in images]

@@ -29,6 +29,7 @@ def synthesize(
         Literal["all", "round-robin"], typer.Option(help="Every caption in all voices, or each in the next one.")
     ] = "all",
     captions_per_photo: Annotated[int | None, typer.Option(min=1, help="Speak the first N of each photo.")] = None,
+    skip_captions: Annotated[int, typer.Option(min=0, help="Leave out the first N of each photo.")] = 0,
     split: Annotated[str | None, typer.Option(help="Take one split: train, dev (val), test or extra.")] = None,
     audio_format: Annotated[Literal["wav", "flac"], typer.Option("--format", help="Kind of file.")] = "wav",
     jobs: Annotated[int | None, typer.Option(min=1, help="Captions at once; one a CPU core if not given.")] = None,
@@ -52,6 +53,7 @@ def synthesize(
         output,
         voices,
         per_photo=captions_per_photo,
+        skip=skip_captions,
         assign=Assign(assign),
         suffix=f".{audio_format}",
     )

@@ -47,16 +47,18 @@ def plan_captions(
     voices: Sequence[str],
     *,
     per_photo: int | None = None,
+    skip: int = 0,
     assign: Assign = Assign.ALL,
     suffix: str = ".wav",
 ) -> list[Sample]:
     """Written captions -> what to speak, as ``folder/<voice>/<photo>_<k>.wav``; k counts a photo's captions from 0.
 
-    Give the whole data set and pick a split afterwards, so that a file has one name whichever split is asked for.
+    Of each photo, the ``per_photo`` captions after the first ``skip`` are spoken, or all that there are.  Give the whole
+    data set and pick a split afterwards, so that a file has one name whichever split is asked for.
 
     Raises:
         InputError: no sample has a text.
-        OptionError: two voices would share a folder.
+        OptionError: two voices would share a folder, or ``skip`` leaves nothing.
     """
     if not any(sample.text for sample in samples):
         raise InputError("no caption is written, so there is nothing to speak; give a data set with text")
@@ -70,12 +72,14 @@ def plan_captions(
     for sample in samples:
         k = place[sample.image]
         place[sample.image] += 1
-        if not sample.text or (per_photo is not None and k >= per_photo):
+        if not sample.text or k < skip or (per_photo is not None and k >= skip + per_photo):
             continue
         speakers = voices if assign is Assign.ALL else [voices[(len(place) - 1 + k) % len(voices)]]
         for voice in speakers:
             audio = folder / rooms[voice] / f"{names[sample.image]}_{k}{suffix}"
             plan.append(replace(sample, audio=audio, speaker=voice))
+    if not plan:
+        raise OptionError(f"no photo has a caption after its first {skip}, so there is nothing to speak; skip fewer")
     return plan
 
 
