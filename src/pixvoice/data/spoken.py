@@ -53,8 +53,8 @@ def plan_captions(
 ) -> list[Sample]:
     """Written captions -> what to speak, as ``folder/<voice>/<photo>_<k>.wav``; k counts a photo's captions from 0.
 
-    Of each photo, ``per_photo`` captions after the first ``skip`` are spoken, or all that there are.  Give the whole data
-    set and pick a split afterwards, so that a file has one name whichever split is asked for.
+    Of each photo, ``per_photo`` captions after the first ``skip`` are spoken, or all that there are.  Give the whole
+    data set and pick a split afterwards, so that a file has one name whichever split is asked for.
 
     Raises:
         InputError: no sample has a text.
