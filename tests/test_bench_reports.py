@@ -154,4 +154,6 @@ def test_search_with_every_variant_in_noise(
         (n, db) for n in names for db in (None, 10.0)
     }
     assert all(row["speech_to_image"]["r_at_1"] == 100 for row in values["rows"] if row["noise_db"] is None)
-    assert "brewclip-e2e, recordings, 10 dB" in capsys.readouterr().out
+    assert all(row["intervals"]["image_to_speech"].keys() == {"r_at_1", "r_at_5", "r_at_10"} for row in values["rows"])
+    out = capsys.readouterr().out
+    assert "brewclip-e2e, recordings, 10 dB" in out and "100.0 [100.0, 100.0]" in out

@@ -7,7 +7,8 @@ import pytest
 
 from pixvoice.errors import InputError
 from pixvoice.evaluation.captions import METRICS, CaptionStatistics, caption_scores, caption_statistics
-from pixvoice.evaluation.intervals import Interval, Resampled, draws
+from pixvoice.evaluation.intervals import Interval, Resampled, draws, recall_intervals
+from pixvoice.evaluation.retrieval import Ranked, RecallScores
 
 REFERENCES = [
     ["A black dog runs through the snow .", "The dog is running in deep snow .", "A dog in the snow ."],
@@ -66,3 +67,17 @@ def test_a_photo_that_one_system_failed_at_is_left_out_of_its_resamples_alone(ja
     statistics = caption_statistics([HYPOTHESES[0], *HYPOTHESES[2:]], [REFERENCES[0], *REFERENCES[2:]])
     found = Resampled.of(statistics, (0, 2, 3), counts)
     np.testing.assert_array_equal(found.scores, statistics.scores(counts[:, [0, 2, 3]]))
+
+
+def test_recall_is_resampled_by_photo_and_a_photo_takes_all_its_recordings_along() -> None:
+    random = np.random.default_rng(3)
+    photos, counts = np.repeat(np.arange(40), random.integers(1, 6, 40)), draws(40, resamples=200, seed=2)
+    ranks = random.integers(1, 21, len(photos))
+    found = recall_intervals(Ranked(ranks, photos), counts)
+    naive = [
+        RecallScores.of(np.concatenate([ranks[photos == p] for p in range(40) for _ in range(int(taken[p]))]))
+        for taken in counts
+    ]
+    for name in ("r_at_1", "r_at_5", "r_at_10"):
+        expected = Interval.of(np.array([getattr(scores, name) for scores in naive]))
+        assert found[name].as_list() == expected.as_list()

@@ -18,11 +18,13 @@ from pixvoice.bench.reports import (
     remarks,
     scored,
     statistics_of,
+    with_interval,
 )
 from pixvoice.bench.store import Filled, Values
 from pixvoice.evaluation.captions import METRICS, Doubles
 from pixvoice.evaluation.intervals import LEVEL, RESAMPLES, SEED, Interval, Resampled, as_lists, draws
 from pixvoice.evaluation.published import COMPLETION, COMPLETION_SOURCE, SEARCH, SEARCH_SOURCE
+from pixvoice.evaluation.search import WAYS as SEARCH_WAYS
 
 CAPTIONS = {
     "whole": "The whole utterance against all captions, as published: what was given counts too, and flatters",
@@ -30,6 +32,11 @@ CAPTIONS = {
 }
 CEILINGS = {"whole": "ceiling", "generated": "ceiling_generated"}
 SEARCH_HEADS = ("system", *(f"{way} {head}" for way in ("S>I", "I>S") for head in ("R@1", "R@5", "R@10", "med")), "WER")
+SURE_SEARCH = (
+    f"In brackets: {LEVEL:g} % intervals of {RESAMPLES:,} resamples of the photos with their recordings (bootstrap,"
+    f" seed {SEED}, the same resamples for every row); those of R@1 and R@5 are in the JSON."
+)
+SURE_OF = "r_at_10"  # with all intervals the table would be too wide to read; they are in the JSON
 Intervals = Mapping[str, Interval]
 
 
@@ -100,7 +107,7 @@ def search_report(filled: Filled, context: Context) -> Report:
             f"S>I: speech to image, I>S: image to speech, med: median rank. {asked[0]['n_photos']:,} photos,"
             f" {max(result['n_queries'] for result in asked):,} recordings a row. WER: percent of words misread."
         )
-        tables.append(Table(f"Spoken search: {data}", SEARCH_HEADS, tuple(rows), (note,)))
+        tables.append(Table(f"Spoken search: {data}", SEARCH_HEADS, tuple(rows), (note, SURE_SEARCH)))
     rows = []
     for heading, systems in SEARCH.items():
         rows.append((heading,))
@@ -121,4 +128,7 @@ def _setting(result: Values) -> str:
 
 
 def _recall(result: Values) -> Iterable[str]:
-    return [number(value) for way in ("speech_to_image", "image_to_speech") for value in result[way].values()]
+    for way in SEARCH_WAYS:
+        sure = {key: Interval(*ends) for key, ends in result["intervals"][way].items()}
+        for key, value in result[way].items():
+            yield with_interval(value, sure[key]) if key == SURE_OF else number(value)

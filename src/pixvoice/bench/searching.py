@@ -10,8 +10,9 @@ from typing import Any
 from pixvoice.bench.plan import Row
 from pixvoice.bench.store import Values
 from pixvoice.errors import PixVoiceError
+from pixvoice.evaluation.intervals import as_lists, draws, recall_intervals
 from pixvoice.evaluation.queries import Query, Setting
-from pixvoice.evaluation.search import SearchEvaluation
+from pixvoice.evaluation.search import SearchEvaluation, SearchResult
 
 
 @dataclass(frozen=True)
@@ -44,5 +45,10 @@ def search_row(
         for queries, setting in place.settings:
             for level in levels:
                 found = evaluation.run(queries, replace(setting, noise_db=level))
-                results.append({"data": place.name, **found.as_dict(), "model": row.name})
+                results.append({"data": place.name, **found.as_dict(), "model": row.name, "intervals": _sure(found)})
     return {"results": results, "threads": threads}
+
+
+def _sure(found: SearchResult) -> Values:
+    counts = draws(found.n_photos)
+    return {way: as_lists(recall_intervals(ranked, counts)) for way, ranked in found.ranked.items()}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pixvoice.evaluation.captions import METRICS, CaptionStatistics, Doubles
+from pixvoice.evaluation.retrieval import CUTOFFS, Ranked
 
 RESAMPLES = 1000
 LEVEL = 95.0  # percent
@@ -65,6 +66,17 @@ class Resampled:
     def less(self, other: Resampled) -> dict[str, Interval]:
         """The interval of the difference to ``other``, metric by metric, resample by resample."""
         return Resampled(self.scores - other.scores).intervals()
+
+
+def recall_intervals(ranked: Ranked, counts: Doubles) -> dict[str, Interval]:
+    """The interval of recall at 1, 5 and 10, by the names of ``RecallScores``; a photo is drawn with all its queries.
+
+    ``counts`` (R, N) are ``draws`` of the N photos that ``ranked`` numbers.
+    """
+    photos = counts.shape[1]
+    asked = counts @ np.bincount(ranked.photos, minlength=photos)
+    found = {k: counts @ np.bincount(ranked.photos, weights=ranked.ranks <= k, minlength=photos) for k in CUTOFFS}
+    return {f"r_at_{k}": Interval.of(100 * hits / np.maximum(asked, 1)) for k, hits in found.items()}
 
 
 def as_lists(intervals: Mapping[str, Interval]) -> dict[str, list[float]]:

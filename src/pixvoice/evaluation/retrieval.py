@@ -22,6 +22,17 @@ TIE = 1e-6  # similarities nearer than this are equal: the rounding of float32 m
 _CHUNK = 1 << 24  # similarities held at once (64 MB)
 
 
+CUTOFFS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The ranks (Q,) of queries, and the number of the photo that each is about (Q,)."""
+
+    ranks: Ranks
+    photos: Ranks
+
+
 @dataclass(frozen=True)
 class RecallScores:
     """Percent of queries with a right answer among the first 1, 5 and 10, and the median rank (1 is best)."""
@@ -34,7 +45,7 @@ class RecallScores:
     @classmethod
     def of(cls, ranks: Ranks) -> RecallScores:
         """Ranks (Q,), at least one, from 1 -> scores."""
-        at_1, at_5, at_10 = (100.0 * float(np.mean(ranks <= k)) for k in (1, 5, 10))
+        at_1, at_5, at_10 = (100.0 * float(np.mean(ranks <= k)) for k in CUTOFFS)
         return cls(at_1, at_5, at_10, float(np.median(ranks)))
 
     def as_dict(self) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ import numpy as np
 from pixvoice.contracts import Audio, Floats, SearchModel
 from pixvoice.errors import InputError, MissingToolError, OptionError, OutputError, PixVoiceError
 from pixvoice.evaluation.queries import Query, Setting, hear
-from pixvoice.evaluation.retrieval import RecallScores, photo_to_speech_ranks, speech_to_photo_ranks
+from pixvoice.evaluation.retrieval import Ranked, RecallScores, photo_to_speech_ranks, speech_to_photo_ranks
 from pixvoice.evaluation.wer import normalize_words, word_error_rate
 from pixvoice.images import read_image
 from pixvoice.runtime.indexing import PHOTO_SIDE
@@ -23,6 +23,7 @@ T = TypeVar("T")
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
 """Batches and what is done to them -> the same batches, showing progress as they are taken."""
 
+WAYS = ("speech_to_image", "image_to_speech")
 BATCH = 8
 
 
@@ -40,11 +41,13 @@ class SearchResult:
     n_photos: int
     n_queries: int
     n_failed: int
+    ranked: Mapping[str, Ranked]  # of each way
 
     def as_dict(self) -> dict[str, Any]:
-        """One JSON object."""
+        """One JSON object: the scores, not the ranks."""
         values = {**vars(self), "wer": None if self.wer is None else round(self.wer, 2)}
-        return values | {key: values[key].as_dict() for key in ("speech_to_image", "image_to_speech")}
+        del values["ranked"]
+        return values | {way: values[way].as_dict() for way in WAYS}
 
 
 class ReadsTexts(Protocol):
@@ -96,17 +99,22 @@ class SearchEvaluation:
             raise InputError("not one recording could be used: run `pixvoice manifest check` on the manifest")
         heard = [queries[seed] for seed in found]
         speech, owner = np.stack(list(found.values())), np.array([self._place[query.photo] for query in heard])
+        ranked = {
+            "speech_to_image": Ranked(speech_to_photo_ranks(speech, self._embeddings, owner), owner),
+            "image_to_speech": Ranked(photo_to_speech_ranks(speech, self._embeddings, owner), np.unique(owner)),
+        }
         return SearchResult(
             model=self.model.name,
             voice=setting.voice,
             noise_db=setting.noise_db,
             transcripts="truth" if self._truth else "recognizer",
-            speech_to_image=RecallScores.of(speech_to_photo_ranks(speech, self._embeddings, owner)),
-            image_to_speech=RecallScores.of(photo_to_speech_ranks(speech, self._embeddings, owner)),
+            speech_to_image=RecallScores.of(ranked["speech_to_image"].ranks),
+            image_to_speech=RecallScores.of(ranked["image_to_speech"].ranks),
             wer=self._wer([(read[seed], queries[seed].text) for seed in found]),
             n_photos=len(self._embeddings),
             n_queries=len(found),
             n_failed=self._unread + len(asked) - len(found),
+            ranked=ranked,
         )
 
     def _embed(
