@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the dual-channel model's training form needs torch (the train extra)")
 pytest.importorskip("transformers", reason="training needs transformers (the train extra)")
+
+from safetensors.torch import load_file  # noqa: E402
 
 import tiny  # noqa: E402
 from pixvoice.errors import BundleError, OptionError  # noqa: E402
@@ -63,3 +66,20 @@ def test_what_was_learned_may_stay_as_it_is(data: Path, words: Path, tmp_path: P
     moved = {name for name, weight in last.items() if not torch.equal(weight, first[name])}
     assert any(name.startswith("acoustic") for name in moved)
     assert all(name.endswith("num_batches_tracked") for name in moved & known.keys()) is keep_start
+
+
+def test_the_moving_average_is_kept_and_a_stop_changes_nothing(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    recipe = recipe_for(data, parts=replace(PARTS, image_norm=True), average=0.5, evaluate_every=4)
+    recipe, output = replace(recipe, train=replace(recipe.train, steps=4, save_every=1, log_every=1)), tmp_path / "run"
+    run(recipe, output)
+    kept = load_retriever(output).state_dict()
+    third, last = (load_file(output / "checkpoints" / f"checkpoint-{n}" / "model.safetensors") for n in (3, 4))
+    for name in (name for name, weight in kept.items() if weight.is_floating_point()):
+        average = third[f"average.module.{name}"].lerp(last[f"model.{name}"], 1 - 4 / 13)
+        torch.testing.assert_close(kept[name], average)
+    assert not torch.equal(kept["image.out.weight"], last["model.image.out.weight"])
+    for file in ("best.safetensors", "model.safetensors", "dev.jsonl"):
+        (output / file).unlink()
+    shutil.rmtree(output / "checkpoints" / "checkpoint-4")
+    run(recipe, output)
+    assert all(torch.equal(weight, kept[name]) for name, weight in load_retriever(output).state_dict().items())

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from pixvoice.retrieve.model import DualChannel, RetrieverConfig, count_paramete
 from pixvoice.retrieve.small_parts import PartsConfig, SmallConfig, small_dual_channel
 from pixvoice.speech.ctc import CTCConfig, CTCRecognizer
 from pixvoice.training import processes
+from pixvoice.training.averaging import Averaging, averaged
 from pixvoice.training.caches import photo_features
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.progress import tell
@@ -53,6 +54,9 @@ class RetrieverRecipe:
     ``start_from`` is the folder of a finished retriever whose weights this one begins with: what the pipeline variant
     has learned is kept, and the full variant learns to hear beside it, by another recognizer too.  With ``keep_start``
     those weights stay as they are, and only what it lacks is trained.
+
+    With ``average`` over 0 what is measured and kept is the moving average of the weights, of which each step leaves so
+    much as it was (0.995, say).
     """
 
     manifests: tuple[Path, ...]
@@ -75,6 +79,7 @@ class RetrieverRecipe:
     cache: Path | None = None
     start_from: Path | None = None
     keep_start: bool = False
+    average: float = 0.0
 
 
 def pairs(samples: Sequence[Sample]) -> tuple[list[Sample], list[Path], npt.NDArray[np.int64]]:
@@ -328,11 +333,17 @@ def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
     else:
         dev = SpokenPhotos(dev_samples, recipe, cache, crops=0, passes=0)
         data = SpokenPhotos(samples, recipe, cache, recipe.crops, recipe.passes)
-    keep = KeepBest(model, lambda: dev_recalls(model, dev), recipe.evaluate_every, output)
-    options = replace(recipe.train, batch_size=1)
     batches = SpokenBatches(data, model, recipe.train)
     contrast = Contrast(model, recipe.loss)
-    log = train(contrast, batches, options, output, lambda items: items[0], in_order=True, callbacks=[keep])
+    callbacks: list[TrainerCallback] = []
+    kept = model
+    if recipe.average:
+        contrast.average = averaged(model, recipe.average)
+        kept = cast(DualChannel, contrast.average.module)
+        callbacks.append(Averaging(model, contrast.average))
+    callbacks.append(KeepBest(kept, lambda: dev_recalls(kept, dev), recipe.evaluate_every, output))
+    options = replace(recipe.train, batch_size=1)
+    log = train(contrast, batches, options, output, lambda items: items[0], in_order=True, callbacks=callbacks)
     model.load_state_dict(load_file(output / BEST))
     save_model(model, config, "retriever", output)
     return log
