@@ -279,7 +279,7 @@ def _out_of_range(name: str, value: Any) -> str | None:
     """What is wrong with the value of the field ``name`` taken by itself."""
     if (allowed := ONE_OF.get(name)) and value not in allowed:
         return f"{value!r} is not known{_nearest(value, allowed, '')} use one of {', '.join(allowed)}"
-    if name in ("dropout", "prenet_dropout", "sampled"):
+    if name in ("dropout", "prenet_dropout", "sampled", "average"):
         return None if 0 <= value < 1 else f"{value} is not at least 0 and below 1"
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, int | float):
@@ -367,8 +367,6 @@ RULES = (
          "recognizer: {1} and student: {2} must both be paths, or text, speech and image name pretrained towers"),
     Rule("retriever", ("keep_start", "start_from"), lambda keep, start: bool(start) or not keep,
          "keep_start: {0}, but start_from: {1} names nothing to keep; give the folder of a finished retriever"),
-    Rule("retriever", ("average",), lambda average: 0 <= average < 1,
-         "average: {0} is not what a step leaves of an average; give 0 for none, or less than 1, such as 0.995"),
     Rule("retriever", ("model.embed_dim", "model.heads"), lambda width, heads: width % heads == 0,
          "model.embed_dim: {0} is not divisible by model.heads ({1})"),
     Rule("retriever", ("model.window", "model.stack"), lambda window, stack: window % stack == 0,
