@@ -17,6 +17,7 @@ import tiny  # noqa: E402
 from pixvoice.errors import BundleError, OptionError  # noqa: E402
 from pixvoice.retrieve.losses import LossOptions  # noqa: E402
 from pixvoice.speech.ctc import CTCRecognizer  # noqa: E402
+from pixvoice.training.loudness import choose_loudness  # noqa: E402
 from pixvoice.training.retriever import begin, load_retriever, run  # noqa: E402
 from pixvoice.training.trainer import save_model  # noqa: E402
 from test_retrieve import PARTS, SIZES, data, recipe_for  # noqa: E402, F401
@@ -83,3 +84,25 @@ def test_the_moving_average_is_kept_and_a_stop_changes_nothing(data: Path, tmp_p
     shutil.rmtree(output / "checkpoints" / "checkpoint-4")
     run(recipe, output)
     assert all(torch.equal(weight, kept[name]) for name, weight in load_retriever(output).state_dict().items())
+
+
+def test_the_sound_is_as_loud_as_finds_most_on_dev(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    model = begin(recipe_for(data))[0]
+    weight, bias = model.acoustic.out.weight.detach().clone(), model.acoustic.out.bias.detach().clone()
+    length = float(weight.norm())
+    wanted = iter([50.0, 60.0, 60.0])
+    heard = []
+
+    def measure() -> float:
+        heard.append(model.acoustic.out.weight.norm().item() / length)
+        return next(wanted)
+
+    assert choose_loudness(model, (1.0, 0.5, 0.25), measure) == {1.0: 50.0, 0.5: 60.0, 0.25: 60.0}
+    assert heard == pytest.approx([1.0, 0.5, 0.25])
+    torch.testing.assert_close(model.acoustic.out.weight, 0.5 * weight)
+    torch.testing.assert_close(model.acoustic.out.bias, 0.5 * bias)
+    recipe = recipe_for(data, loudness=(1.0, 0.5), evaluate_every=4)
+    run(replace(recipe, train=replace(recipe.train, steps=4)), tmp_path / "run")
+    kept, best = load_retriever(tmp_path / "run").state_dict(), load_file(tmp_path / "run" / "best.safetensors")
+    ratio = kept["acoustic.out.weight"].norm() / best["acoustic.out.weight"].norm()
+    assert float(ratio) in (pytest.approx(1.0), pytest.approx(0.5))

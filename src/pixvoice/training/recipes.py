@@ -367,6 +367,8 @@ RULES = (
          "recognizer: {1} and student: {2} must both be paths, or text, speech and image name pretrained towers"),
     Rule("retriever", ("keep_start", "start_from"), lambda keep, start: bool(start) or not keep,
          "keep_start: {0}, but start_from: {1} names nothing to keep; give the folder of a finished retriever"),
+    Rule("retriever", ("loudness", "model.variant"), lambda loudness, variant: len(loudness) == 1 or variant == "full",
+         "loudness: {0} has several, but variant {1} has one channel; leave loudness out"),
     Rule("retriever", ("model.embed_dim", "model.heads"), lambda width, heads: width % heads == 0,
          "model.embed_dim: {0} is not divisible by model.heads ({1})"),
     Rule("retriever", ("model.window", "model.stack"), lambda window, stack: window % stack == 0,

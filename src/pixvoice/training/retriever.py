@@ -28,6 +28,7 @@ from pixvoice.speech.ctc import CTCConfig, CTCRecognizer
 from pixvoice.training import processes
 from pixvoice.training.averaging import Averaging, averaged
 from pixvoice.training.caches import photo_features
+from pixvoice.training.loudness import choose_loudness
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.progress import tell
 from pixvoice.training.speech_features import SpeechFeatures
@@ -56,7 +57,8 @@ class RetrieverRecipe:
     those weights stay as they are, and only what it lacks is trained.
 
     With ``average`` over 0 what is measured and kept is the moving average of the weights, of which each step leaves so
-    much as it was (0.995, say).
+    much as it was (0.995, say).  ``loudness`` are factors of what the sound adds to the words: in the end the one with
+    the best recall on dev is kept.
     """
 
     manifests: tuple[Path, ...]
@@ -80,6 +82,7 @@ class RetrieverRecipe:
     start_from: Path | None = None
     keep_start: bool = False
     average: float = 0.0
+    loudness: tuple[float, ...] = (1.0,)
 
 
 def pairs(samples: Sequence[Sample]) -> tuple[list[Sample], list[Path], npt.NDArray[np.int64]]:
@@ -345,5 +348,8 @@ def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
     options = replace(recipe.train, batch_size=1)
     log = train(contrast, batches, options, output, lambda items: items[0], in_order=True, callbacks=callbacks)
     model.load_state_dict(load_file(output / BEST))
+    if len(recipe.loudness) > 1 and processes.is_main():
+        found = choose_loudness(model, recipe.loudness, lambda: _score(dev_recalls(model, dev)))
+        tell(f"sum of dev recall at 10 by loudness of the sound: {found}")
     save_model(model, config, "retriever", output)
     return log
