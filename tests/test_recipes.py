@@ -24,6 +24,10 @@ DESCRIBER = f"task: describer\nmanifests: [a.jsonl]\ncodec: runs/codec\nstudent:
 STUDENT = f"task: student\nmanifests: [a.jsonl]\nteacher: t.safetensors\n{TRAIN}"
 RECOGNIZER = f"task: recognizer\nmanifests: [a.jsonl]\n{TRAIN}"
 UNITS = f"task: units\nmanifests: [a.jsonl]\n{TRAIN}"
+RETRIEVER = (
+    "task: retriever\nmanifests: [a.jsonl]\ndev: [b.jsonl]\nrecognizer: runs/recognizer\nstudent: runs/student\n"
+    f"model: {{variant: pipeline}}\n{TRAIN}"
+)
 VOCODER = f"task: vocoder\nmanifests: [a.jsonl]\ncodec: runs/codec\nspeech: {{units: runs/units}}\n{TRAIN}"
 
 
@@ -137,6 +141,9 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         (DESCRIBER, "speech.units=runs/units", "codec: runs/codec and student: runs/student must both be"),
         (DESCRIBER, "model.pattern=delayed", "model.pattern: 'delayed' is not known; did you mean delay? use one of"),
         (DESCRIBER, "model.max_steps=60", "model.max_steps: 60 is too few for max_frames (64) in the delay pattern"),
+        (RETRIEVER, "average=1", "average: 1.0 is not at least 0 and below 1"),
+        (RETRIEVER, "loudness=[1.0, 0.5]", "loudness: (1.0, 0.5) is of the sound beside the words, but variant"),
+        (RETRIEVER, "loudness=[]", "loudness: [] is not a list in [brackets], each a number"),
         (DESCRIBER, "cache=3", "cache: 3 is not a path, or null"),
         (DESCRIBER, "model.width={", "model.width: the value '{' is not YAML; put it in quotes"),
     ],

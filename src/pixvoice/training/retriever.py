@@ -348,7 +348,7 @@ def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
     options = replace(recipe.train, batch_size=1)
     log = train(contrast, batches, options, output, lambda items: items[0], in_order=True, callbacks=callbacks)
     model.load_state_dict(load_file(output / BEST))
-    if len(recipe.loudness) > 1 and processes.is_main():
+    if recipe.loudness != (1.0,) and processes.is_main():
         found = choose_loudness(model, recipe.loudness, lambda: _score(dev_recalls(model, dev)))
         tell(f"sum of dev recall at 10 by loudness of the sound: {found}")
     save_model(model, config, "retriever", output)
