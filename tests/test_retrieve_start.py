@@ -15,8 +15,9 @@ from safetensors.torch import load_file  # noqa: E402
 
 import tiny  # noqa: E402
 from pixvoice.errors import BundleError, OptionError  # noqa: E402
+from pixvoice.retrieve.build import read_spelling  # noqa: E402
 from pixvoice.retrieve.losses import LossOptions  # noqa: E402
-from pixvoice.speech.ctc import CTCRecognizer  # noqa: E402
+from pixvoice.speech.ctc import LETTERS, CTCRecognizer  # noqa: E402
 from pixvoice.training.loudness import choose_loudness  # noqa: E402
 from pixvoice.training.retriever import begin, load_retriever, run  # noqa: E402
 from pixvoice.training.trainer import save_model  # noqa: E402
@@ -106,3 +107,12 @@ def test_the_sound_is_as_loud_as_finds_most_on_dev(data: Path, tmp_path: Path) -
     kept, best = load_retriever(tmp_path / "run").state_dict(), load_file(tmp_path / "run" / "best.safetensors")
     ratio = kept["acoustic.out.weight"].norm() / best["acoustic.out.weight"].norm()
     assert float(ratio) in (pytest.approx(1.0), pytest.approx(0.5))
+
+
+def test_a_run_knows_how_its_captions_are_spelled(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    recipe = recipe_for(data, spelling=3, evaluate_every=4)
+    run(replace(recipe, train=replace(recipe.train, steps=4)), tmp_path / "run")
+    spelling = read_spelling(tmp_path / "run")
+    assert spelling is not None and spelling.order == 3
+    after = dict(zip(LETTERS, spelling.log_probs("do"), strict=True))  # its texts are "dog 0", "dog 1", ...
+    assert max(after, key=after.__getitem__) == "g"

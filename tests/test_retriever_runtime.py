@@ -18,6 +18,8 @@ pytest.importorskip("transformers", reason="training needs transformers (the tra
 import tiny  # noqa: E402
 from pixvoice.cli import run  # noqa: E402
 from pixvoice.errors import BundleError  # noqa: E402
+from pixvoice.letter_model import FILE, LetterModel  # noqa: E402
+from pixvoice.retrieve.build import load_search_model as load_trained  # noqa: E402
 from pixvoice.retrieve.model import DualChannel, RetrieverConfig  # noqa: E402
 from pixvoice.retrieve.search_model import TorchSearchModel  # noqa: E402
 from pixvoice.retrieve.small_parts import (  # noqa: E402
@@ -27,9 +29,10 @@ from pixvoice.retrieve.small_parts import (  # noqa: E402
     SmallSpeechPart,
     small_dual_channel,
 )
-from pixvoice.runtime.bundle import Bundle  # noqa: E402
+from pixvoice.runtime.bundle import SEARCH_LETTERS, Bundle  # noqa: E402
 from pixvoice.runtime.recognizer import load_recognizer  # noqa: E402
 from pixvoice.runtime.retriever import OnnxSearchModel, load_search_model  # noqa: E402
+from pixvoice.speech.ctc import LETTERS  # noqa: E402
 from pixvoice.training.export import export_bundle  # noqa: E402
 from pixvoice.training.retriever import load_retriever  # noqa: E402
 from pixvoice.training.trainer import save_model  # noqa: E402
@@ -104,6 +107,23 @@ def test_a_channel_that_hears_tells_sounds_apart(made: dict[str, tuple[Path, Pat
     exported = load_search_model(made[variant][1])
     embeddings, _ = exported.embed_speech(clips()[2:])
     assert np.ptp(embeddings, axis=0).max() > 1e-3
+
+
+def test_a_letter_model_is_heard_by_both_forms(made: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    retriever = Path(shutil.copytree(made["full"][0], tmp_path / "retriever"))
+    (retriever / FILE).write_bytes(LetterModel.learn(["a dog runs", "two dogs"], LETTERS, 4).save())
+    runs = [tiny.runs()[task] for task in tiny.TASKS]
+    export_bundle(*runs, tmp_path / "bundle", name="tiny", dtype="fp32", retriever=retriever)  # type: ignore[arg-type]
+    expected, texts = load_trained(retriever).embed_speech(clips())
+    embeddings, read = load_search_model(tmp_path / "bundle").embed_speech(clips())
+    assert read == texts and texts != load_search_model(made["full"][1]).embed_speech(clips())[1]
+    np.testing.assert_allclose(embeddings, expected, atol=2e-5)
+    plain = load_trained(made["full"][0]), load_search_model(made["full"][1])
+    spelt = load_trained(retriever), load_search_model(tmp_path / "bundle")
+    assert [a.fingerprint != b.fingerprint for a, b in zip(plain, spelt, strict=True)] == [True, True]
+    (tmp_path / "bundle" / SEARCH_LETTERS).write_bytes(b"other letters")
+    with pytest.raises(BundleError, match="damaged"):
+        load_search_model(tmp_path / "bundle")
 
 
 def test_nothing_to_embed(made: dict[str, tuple[Path, Path]]) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pixvoice.errors import BundleError, OptionError
+from pixvoice.letter_model import FILE, LetterModel
 from pixvoice.retrieve.model import DualChannel, RetrieverConfig
 from pixvoice.retrieve.search_model import TorchSearchModel
 from pixvoice.retrieve.small_parts import SmallConfig, SmallRecognizer, SmallSpeechPart, small_dual_channel
+from pixvoice.speech.ctc import LETTERS
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def load_search_model(folder: Path) -> TorchSearchModel:
         return build(config)
 
     model = load_model(folder, "retriever", config_from_json, keep)
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes() + (folder / "config.json").read_bytes())
+    files = [folder / file for file in ("model.safetensors", "config.json", FILE) if (folder / file).is_file()]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files))
     name, fingerprint = folder.name, digest.hexdigest()[:12]
     if not model.dims.reads:
         return TorchSearchModel(model, None, name, fingerprint)
@@ -88,4 +91,11 @@ def load_search_model(folder: Path) -> TorchSearchModel:
         return TorchSearchModel(model, WhisperRecognizer(str(read[0].speech)), name, fingerprint)
     if not isinstance(model.speech, SmallSpeechPart):
         raise BundleError(f"{folder} has no recognizer: train it again")
-    return TorchSearchModel(model, SmallRecognizer(model.speech.recognizer), name, fingerprint)
+    spelling = read_spelling(folder)
+    return TorchSearchModel(model, SmallRecognizer(model.speech.recognizer, spelling=spelling), name, fingerprint)
+
+
+def read_spelling(folder: Path) -> LetterModel | None:
+    """The letter model that a retriever's training left in its folder, if it did.  Raises BundleError."""
+    path = folder / FILE
+    return LetterModel.load(path.read_bytes(), LETTERS, path) if path.is_file() else None

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from pixvoice.contracts import Audio, Recognizer
+from pixvoice.ctc_search import best_text, log_softmax
 from pixvoice.images import to_pixels
+from pixvoice.letter_model import LetterModel
 from pixvoice.retrieve.model import DualChannel, RetrieverConfig
 from pixvoice.retrieve.parts import ImagePart, SpeechPart, TextPart
 from pixvoice.speech.ctc import CTCConfig, CTCRecognizer, greedy
@@ -194,10 +196,10 @@ def small_dual_channel(
 
 
 class SmallRecognizer(Recognizer):
-    """A CTC recognizer in PyTorch behind the contract."""
+    """A CTC recognizer in PyTorch behind the contract; with ``spelling`` it weighs that against what it hears."""
 
-    def __init__(self, recognizer: CTCRecognizer, name: str = "CTC") -> None:
-        self.recognizer, self._name = recognizer.eval(), name
+    def __init__(self, recognizer: CTCRecognizer, name: str = "CTC", spelling: LetterModel | None = None) -> None:
+        self.recognizer, self._name, self._spelling = recognizer.eval(), name, spelling
 
     @property
     def name(self) -> str:
@@ -219,4 +221,7 @@ class SmallRecognizer(Recognizer):
         missing = max(0, self.sample_rate // 10 - len(clip))
         audio = torch.from_numpy(np.pad(np.asarray(clip, np.float32), (0, missing)))
         hidden = self.recognizer.forward_features(audio[None])
-        return hidden[0], greedy(self.recognizer.head(hidden))[0]
+        logits = self.recognizer.head(hidden)
+        if self._spelling is None:
+            return hidden[0], greedy(logits)[0]
+        return hidden[0], best_text(log_softmax(logits[0].numpy()), self._spelling)

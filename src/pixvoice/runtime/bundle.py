@@ -1,7 +1,7 @@
 """A bundle: a folder of ONNX files and ``bundle.json``, which says their sizes, their SHA-256 and how to decode.
 
-``training.export`` writes it.  The decoding options and the confidence may be edited by hand: only the ONNX files are
-hashed.
+One that searches may have a letter model besides.  ``training.export`` writes it.  The decoding options and the
+confidence may be edited by hand: only the other files are hashed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ BUNDLE_JSON = "bundle.json"
 IMAGE_ENCODER, DESCRIBER_START, DESCRIBER_STEP = "image_encoder.onnx", "describer_start.onnx", "describer_step.onnx"
 CODEC_ENCODER, CODEC_DECODER, RECOGNIZER = "codec_encoder.onnx", "codec_decoder.onnx", "recognizer.onnx"
 SEARCH_PHOTO, SEARCH_SPEECH = "search_photo.onnx", "search_speech.onnx"
+SEARCH_LETTERS = "search_letters.safetensors"
 LENGTHS = ("short", "normal", "long")
 
 
@@ -112,7 +113,7 @@ class BundleInfo:
     """What ``bundle.json`` holds.
 
     ``decoding`` has the keys ``default`` and ``short``, ``normal``, ``long``, each with fields of ``DecodingOptions``;
-    a length's fields replace the default's.  ``files`` maps each ONNX file to its SHA-256.  A bundle without search
+    a length's fields replace the default's.  ``files`` maps each file to its SHA-256.  A bundle without search
     may leave ``search`` out.
     """
 
@@ -208,6 +209,19 @@ class Bundle:
         except (OptionError, TypeError) as error:
             raise BundleError(f"{self.folder / BUNDLE_JSON}, decoding: {error}") from None
 
+    def read(self, file: str) -> bytes:
+        """What ``file`` holds.  Raises BundleError if it can't be read or has another hash."""
+        try:
+            data = (self.folder / file).read_bytes()
+        except OSError as error:
+            raise BundleError(
+                f"{self.folder / file}: can't be read ({error.strerror}); reinstall, or copy it again"
+            ) from None
+        if hashlib.sha256(data).hexdigest() != self.info.files[file]:
+            hint = "reinstall, or copy the bundle again"
+            raise BundleError(f"{self.folder / file}: damaged (its SHA-256 isn't the one in {BUNDLE_JSON}); {hint}")
+        return data
+
     def session(
         self, file: str, shapes: Mapping[str, tuple[int | None, ...]], threads: int | None = None
     ) -> ort.InferenceSession:
@@ -220,15 +234,7 @@ class Bundle:
         """
         import onnxruntime as ort
 
-        try:
-            data = (self.folder / file).read_bytes()
-        except OSError as error:
-            raise BundleError(
-                f"{self.folder / file}: can't be read ({error.strerror}); reinstall, or copy it again"
-            ) from None
-        if hashlib.sha256(data).hexdigest() != self.info.files[file]:
-            hint = "reinstall, or copy the bundle again"
-            raise BundleError(f"{self.folder / file}: damaged (its SHA-256 isn't the one in {BUNDLE_JSON}); {hint}")
+        data = self.read(file)
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads or self.threads, 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pixvoice.contracts import Audio, Floats, SearchModel
+from pixvoice.ctc_search import best_text, log_softmax
 from pixvoice.errors import BundleError, OptionError
 from pixvoice.images import to_pixels
-from pixvoice.runtime.bundle import IMAGE_ENCODER, RECOGNIZER, SEARCH_PHOTO, SEARCH_SPEECH, Bundle
+from pixvoice.letter_model import LetterModel
+from pixvoice.runtime.bundle import IMAGE_ENCODER, RECOGNIZER, SEARCH_LETTERS, SEARCH_PHOTO, SEARCH_SPEECH, Bundle
 from pixvoice.runtime.recognizer import SHORTEST_S, spell
 from pixvoice.runtime.sessions import OnnxImageEncoder
 from pixvoice.words import table
@@ -34,6 +36,10 @@ class OnnxSearchModel(SearchModel):
             raise BundleError(f"{bundle.folder}: this bundle has no weights for search; {hint}")
         self.bundle, self.sizes, self._letters = bundle, info.search, info.recognizer.letters
         self._rate = info.recognizer.sample_rate
+        self._spelling: LetterModel | None = None
+        if self.sizes.reads and SEARCH_LETTERS in info.files:
+            source = bundle.folder / SEARCH_LETTERS
+            self._spelling = LetterModel.load(bundle.read(SEARCH_LETTERS), self._letters, source)
         frames = {"hidden": (None, None, self.sizes.frame_dim)}
         hearing = {"audio": (None, None), "logits": (None, None, len(self._letters) + 1), **frames}
         speech: dict[str, tuple[int | None, ...]] = {"embedding": (None, self.sizes.embed_dim)}
@@ -57,9 +63,9 @@ class OnnxSearchModel(SearchModel):
 
     @property
     def fingerprint(self) -> str:
-        """12 hexadecimal digits that change with any of the four files that embeddings come from."""
-        files = (IMAGE_ENCODER, RECOGNIZER, SEARCH_PHOTO, SEARCH_SPEECH)
-        return hashlib.sha256("".join(self.bundle.info.files[file] for file in files).encode()).hexdigest()[:12]
+        """12 hexadecimal digits that change with any of the files that embeddings come from."""
+        files = (IMAGE_ENCODER, RECOGNIZER, SEARCH_PHOTO, SEARCH_SPEECH, SEARCH_LETTERS)
+        return hashlib.sha256("".join(self.bundle.info.files.get(f, "") for f in files).encode()).hexdigest()[:12]
 
     @property
     def embed_dim(self) -> int:
@@ -104,7 +110,7 @@ class OnnxSearchModel(SearchModel):
         logits, hidden = self._recognizer.run(("logits", "hidden"), {"audio": padded[None]})
         text = given or ""
         if self.sizes.reads and given is None:
-            text = spell(logits[0].argmax(axis=-1).tolist(), self._letters)
+            text = self._read(logits[0])
         inputs: dict[str, Any] = {}
         if self.sizes.hears:
             inputs["hidden"], inputs["mask"] = self._windows(hidden[0])
@@ -112,6 +118,12 @@ class OnnxSearchModel(SearchModel):
             inputs["ngrams"] = table([text], self.sizes.buckets)[0][0]
         embedding: Floats = self._speech.run(("embedding",), inputs)[0][0]
         return embedding, text
+
+    def _read(self, logits: Floats) -> str:
+        """The recognizer's logits (T, letters + blank) -> text."""
+        if self._spelling is None:
+            return spell(logits.argmax(axis=-1).tolist(), self._letters)
+        return best_text(log_softmax(logits), self._spelling)
 
     def _windows(self, hidden: Floats) -> tuple[Floats, Any]:
         """Hidden frames (T, D) -> windows (N, W, D) and mask (N, W)."""

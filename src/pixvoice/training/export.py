@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pixvoice.describe.model import PixVoxConfig, PixVoxLM, small_config
 from pixvoice.errors import OptionError, OutputError
+from pixvoice.retrieve.build import read_spelling
 from pixvoice.retrieve.model import DualChannel
 from pixvoice.retrieve.small_parts import SmallConfig, SmallTextPart, small_dual_channel
 from pixvoice.runtime import bundle as b
@@ -208,7 +209,7 @@ def export_bundle(
     except OSError as error:
         raise OutputError(f"{output}: can't be written ({error.strerror}); give another place") from None
     try:
-        _write(models, part, name, dtype, extra)
+        _write(models, part, name, dtype, extra, retriever)
         b.Bundle.load(part)
         part.chmod(0o755)
         part.rename(output)
@@ -219,12 +220,17 @@ def export_bundle(
     return b.Bundle.load(output)
 
 
-def _write(models: Trained, folder: Path, name: str, dtype: DType, defaults: Mapping[str, Any]) -> None:
+def _write(
+    models: Trained, folder: Path, name: str, dtype: DType, defaults: Mapping[str, Any], retriever: Path | None
+) -> None:
     """All files of a bundle into ``folder``, ``bundle.json`` last."""
     files = {}
     for file, graph in graphs(models).items():
         mild = dtype == "int8" and file != b.DESCRIBER_STEP
         write_onnx(graph, folder / file, "fp16" if mild else dtype)
         files[file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+    if retriever is not None and (spelling := read_spelling(retriever)):
+        (folder / b.SEARCH_LETTERS).write_bytes(data := spelling.save())
+        files[b.SEARCH_LETTERS] = hashlib.sha256(data).hexdigest()
     info = asdict(bundle_info(models, name, files, defaults))
     (folder / b.BUNDLE_JSON).write_text(json.dumps(info, indent=2) + "\n")

@@ -23,6 +23,7 @@ import yaml
 
 from pixvoice.errors import InputError, OptionError
 from pixvoice.files import read_bytes
+from pixvoice.letter_model import LONGEST
 from pixvoice.patterns import PATTERNS
 from pixvoice.retrieve.model import VARIANTS
 from pixvoice.training.options import TrainOptions
@@ -267,7 +268,7 @@ def _nearest(name: str, allowed: Sequence[str] | Mapping[str, Any], prefix: str)
 
 ZERO_ALLOWED = {
     "seed", "warmup_steps", "weight_decay", "clip_norm", "crops", "teacher_steps", "speed_change", "passes", "prompts",
-    "inner", "each", "layer", "agreement", "pairs", "unit_pairs", "coverage",
+    "inner", "each", "layer", "agreement", "pairs", "unit_pairs", "coverage", "spelling",
 }  # fmt: skip
 ONE_OF = {
     "pattern": tuple(PATTERNS), "variant": VARIANTS, "transcripts": ("recognizer", "truth", "both"),
@@ -367,6 +368,11 @@ RULES = (
          "recognizer: {1} and student: {2} must both be paths, or text, speech and image name pretrained towers"),
     Rule("retriever", ("keep_start", "start_from"), lambda keep, start: bool(start) or not keep,
          "keep_start: {0}, but start_from: {1} names nothing to keep; give the folder of a finished retriever"),
+    Rule("retriever", ("spelling",), lambda order: order <= LONGEST,
+         f"spelling: n-grams of {{0}} letters are too long; give at most {LONGEST}, or 0 for none"),
+    Rule("retriever", ("spelling", "image", "model.variant"),
+         lambda order, image, variant: not order or (not image and variant != "e2e"),
+         "spelling: {0}, but nothing reads letters (image: {1}, model.variant: {2}); give 0"),
     Rule("retriever", ("loudness", "model.variant"),
          lambda loudness, variant: variant == "full" or tuple(loudness) == (1.0,),
          "loudness: {0} is of the sound beside the words, but variant {1} has one channel; leave loudness out"),

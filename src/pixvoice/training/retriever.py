@@ -19,12 +19,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from pixvoice.contracts import Floats
 from pixvoice.errors import BundleError, InputError, OptionError
 from pixvoice.files import write_bytes_atomically
+from pixvoice.letter_model import FILE, LetterModel
 from pixvoice.manifest import Sample
 from pixvoice.retrieve.build import FullConfig, build, config_from_json
 from pixvoice.retrieve.losses import Contrast, LossOptions
 from pixvoice.retrieve.model import DualChannel, RetrieverConfig, count_parameters
 from pixvoice.retrieve.small_parts import PartsConfig, SmallConfig, small_dual_channel
-from pixvoice.speech.ctc import CTCConfig, CTCRecognizer
+from pixvoice.speech.ctc import LETTERS, CTCConfig, CTCRecognizer, to_letters
 from pixvoice.training import processes
 from pixvoice.training.averaging import Averaging, averaged
 from pixvoice.training.caches import photo_features
@@ -59,6 +60,9 @@ class RetrieverRecipe:
     With ``average`` over 0 what is measured and kept is the moving average of the weights, of which each step leaves so
     much as it was (0.995, say).  ``loudness`` are factors of what the sound adds to the words: in the end the one with
     the best recall on dev is kept.
+
+    ``spelling`` is the length of the letter n-grams of the manifests' texts that help the recognizer write words when
+    the model is used; 0 is none.  In training it writes what it hears.
     """
 
     manifests: tuple[Path, ...]
@@ -83,6 +87,7 @@ class RetrieverRecipe:
     keep_start: bool = False
     average: float = 0.0
     loudness: tuple[float, ...] = (1.0,)
+    spelling: int = 0
 
 
 def pairs(samples: Sequence[Sample]) -> tuple[list[Sample], list[Path], npt.NDArray[np.int64]]:
@@ -351,5 +356,13 @@ def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
     if recipe.loudness != (1.0,) and processes.is_main():
         found = choose_loudness(model, recipe.loudness, lambda: _score(dev_recalls(model, dev)))
         tell(f"sum of dev recall at 10 by loudness of the sound: {found}")
+    if recipe.spelling and processes.is_main():
+        write_bytes_atomically(output / FILE, learn_spelling(samples, recipe.spelling).save())
     save_model(model, config, "retriever", output)
     return log
+
+
+def learn_spelling(samples: Sequence[Sample], order: int) -> LetterModel:
+    """How the texts of ``samples`` are spelled, in n-grams of ``order`` letters.  Raises OptionError without texts."""
+    texts = sorted({sample.text for sample in samples if sample.text})
+    return LetterModel.learn(("".join(LETTERS[i] for i in to_letters(text)) for text in texts), LETTERS, order)
