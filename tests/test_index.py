@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from pixvoice.errors import InputError, OptionError, OutputError
 from pixvoice.runtime import indexing
 from pixvoice.runtime.index import Entry, PhotoIndex, Rows, index_place
 from pixvoice.runtime.searcher import Searcher
+from pixvoice.runtime.waiting import wait
 
 pytest.importorskip("lancedb", reason="needs the search extra")
 
@@ -194,7 +197,7 @@ def test_a_large_index_is_approximate_and_takes_more(tmp_path: Path) -> None:
     with index.writing():
         index.tidy("photos")
     table = index._table("photos")
-    assert [table.index_stats(each.name).num_indexed_rows for each in table.list_indices()] == [2000]
+    assert [wait(table.index_stats(each.name)).num_indexed_rows for each in wait(table.list_indices())] == [2000]
     near = unit(query + 0.01 * vectors[:1])
     with index.writing():
         index.put("photos", Rows([Path("/new.jpg")], [Entry(1, 1, "")], [""], near))
@@ -205,6 +208,23 @@ def test_a_large_index_is_approximate_and_takes_more(tmp_path: Path) -> None:
     assert len({hit.path.name for hit in hits} & {f"{row}.jpg" for row in best}) >= 8
     assert len(index.nearest("photos", query, 1000)) == 1000
     assert hits[0].score == pytest.approx(float(near[0] @ query), abs=1e-5)
+
+
+def test_every_thread_searches_and_so_does_one_with_a_loop_of_its_own(
+    searcher: Searcher, photos: Path, tmp_path: Path
+) -> None:
+    searcher.index()
+    query = seeing.speech(tmp_path / "query.wav", "green")
+
+    async def in_a_notebook() -> list[str]:
+        return [match.path.name for match in searcher.search(query, 2)]
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: searcher.search(query, 1)[0].path.name, range(6)))
+    assert found == ["leaf.png"] * 6 and asyncio.run(in_a_notebook())[0] == "leaf.png"
+    seeing.photo(photos / "grass.png", "green", shade=60)
+    searcher.index()
+    assert set(asyncio.run(in_a_notebook())) == {"leaf.png", "grass.png"}  # what this process has just written
 
 
 def unit(vectors: Floats) -> Floats:

@@ -19,6 +19,7 @@ import numpy as np
 
 from pixvoice.contracts import Floats, SearchModel
 from pixvoice.errors import InputError, MissingToolError, OutputError
+from pixvoice.runtime.waiting import wait
 
 Kind = Literal["photos", "recordings"]
 
@@ -102,7 +103,7 @@ class PhotoIndex:
     def count(self, kind: Kind) -> int:
         """Files of a kind.  Raises InputError."""
         table = self._table(kind)
-        return 0 if table is None else int(table.count_rows())
+        return 0 if table is None else int(wait(table.count_rows()))
 
     def nearest(self, kind: Kind, vector: Floats, top: int) -> list[Hit]:
         """The ``top`` files nearest to an embedding (D,), best first.
@@ -114,10 +115,10 @@ class PhotoIndex:
         if table is None:
             return []
         with self._reading():
-            search = table.search(vector, vector_column_name="vector").distance_type("dot").limit(top)
+            search = table.query().nearest_to(vector).column("vector").distance_type("dot").limit(top)
             search = search.nprobes(PROBES).ef(max(EF, REFINE * top)).refine_factor(REFINE)
             texts = ["text"] if kind == "recordings" else []  # a photo has none, and to look takes half as long again
-            found = search.select(["path", *texts, "_distance"]).to_list()
+            found = wait(search.select(["path", *texts, "_distance"]).to_list())
         return [Hit(self._path(row["path"]), 1.0 - float(row["_distance"]), row.get("text", "")) for row in found]
 
     def known(self, kind: Kind) -> dict[Path, Entry]:
@@ -126,7 +127,7 @@ class PhotoIndex:
         if table is None:
             return {}
         with self._reading():
-            columns = table.search().select(["path", "size", "mtime_ns", "sha256"]).to_arrow().to_pydict()
+            columns = wait(table.query().select(["path", "size", "mtime_ns", "sha256"]).to_arrow()).to_pydict()
         paths, entries = columns.pop("path"), zip(*columns.values(), strict=True)
         return {self._path(path): Entry(*entry) for path, entry in zip(paths, entries, strict=True)}
 
@@ -147,14 +148,14 @@ class PhotoIndex:
                 for kind in KINDS:
                     if rebuild and self._has(kind):
                         self._tables.pop(kind, None)
-                        database.drop_table(kind)
+                        wait(database.drop_table(kind))
             for kind in KINDS:
                 table = self._table(kind)
                 with self._changing():
                     if table is None:
                         self._tables[kind] = self._create(kind)
                     else:
-                        table.checkout_latest()  # what the last writer left, however little time ago
+                        wait(table.checkout_latest())  # what the last writer left, however little time ago
             yield
 
     def put(self, kind: Kind, rows: Rows) -> None:
@@ -183,7 +184,7 @@ class PhotoIndex:
         entries = {self._key(path): entry for path, entry in changed.items()}
         for condition in _conditions(entries):
             with self._changing():
-                rows = self._tables[kind].search().where(condition).to_arrow()
+                rows = wait(self._tables[kind].query().where(condition).to_arrow())
                 times = [entries[path].mtime_ns for path in rows["path"].to_pylist()]
                 place = rows.schema.get_field_index("mtime_ns")
                 self._merge(kind, rows.set_column(place, rows.schema.field(place), pa.array(times, pa.int64())))
@@ -192,14 +193,16 @@ class PhotoIndex:
         """Forget files.  Raises OutputError."""
         for condition in _conditions(map(self._key, paths)):
             with self._changing():
-                self._tables[kind].delete(condition)
+                wait(self._tables[kind].delete(condition))
 
     def tidy(self, kind: Kind) -> None:
         """Join small pieces, remove old versions, and bring the approximate index up to date.  Raises OutputError."""
         table = self._tables[kind]
         with self._changing():
-            table.optimize(cleanup_older_than=KEEP_VERSIONS)  # adds new rows to the approximate index, if there is one
-            rows = int(table.count_rows())
+            wait(
+                table.optimize(cleanup_older_than=KEEP_VERSIONS)
+            )  # adds new rows to the approximate index, if there is one
+            rows = int(wait(table.count_rows()))
             if rows >= self.ann_rows and rows > 2 * self._rows_when_built(table):
                 self._build(table, rows)
 
@@ -208,24 +211,24 @@ class PhotoIndex:
 
         partitions = max(1, rows // PARTITION_ROWS)
         name = f"vector_{rows}"  # how many rows the partitions were chosen for
-        older = [index.name for index in table.list_indices()]
+        older = [index.name for index in wait(table.list_indices())]
         config = HnswSq(distance_type="dot", num_partitions=partitions, m=20, ef_construction=150)
-        table.create_index("vector", config=config, name=name, replace=True)
+        wait(table.create_index("vector", config=config, name=name, replace=True))
         for index in older:
             if index != name:
-                table.drop_index(index)
+                wait(table.drop_index(index))
 
     def _rows_when_built(self, table: Any) -> int:
-        sizes = [int(index.name.removeprefix("vector_")) for index in table.list_indices()]
+        sizes = [int(index.name.removeprefix("vector_")) for index in wait(table.list_indices())]
         return max(sizes, default=0)
 
     def _merge(self, kind: Kind, rows: Any) -> None:
         merge = self._tables[kind].merge_insert("path")
-        merge.when_matched_update_all().when_not_matched_insert_all().execute(rows)
+        wait(merge.when_matched_update_all().when_not_matched_insert_all().execute(rows))
 
     def _connect(self) -> Any:
         if self._database is None:
-            self._database = _lancedb().connect(self.place, read_consistency_interval=NOTICED_AFTER)
+            self._database = wait(_lancedb().connect_async(self.place, read_consistency_interval=NOTICED_AFTER))
         return self._database
 
     def _table(self, kind: Kind) -> Any:
@@ -236,8 +239,8 @@ class PhotoIndex:
             with self._reading():
                 if not self._has(kind):
                     return None
-                table = self._connect().open_table(kind)
-                facts = json.loads((table.schema.metadata or {}).get(_FACTS, b"{}"))
+                table = wait(self._connect().open_table(kind))
+                facts = json.loads((wait(table.schema()).metadata or {}).get(_FACTS, b"{}"))
             self._check(facts)
             self._tables[kind] = table
         return self._tables[kind]
@@ -245,12 +248,12 @@ class PhotoIndex:
     def _has(self, kind: Kind) -> bool:
         """Whether a table has a version; a folder without one is what is left of a process that was making it."""
         if is_url(self.place):
-            return kind in self._connect().list_tables().tables
+            return kind in wait(self._connect().list_tables()).tables
         return any(self._folder(kind).glob("_versions/*"))
 
     def _create(self, kind: Kind) -> Any:
         left = not is_url(self.place) and self._folder(kind).exists()
-        return self._connect().create_table(kind, schema=self._schema(), mode="overwrite" if left else "create")
+        return wait(self._connect().create_table(kind, schema=self._schema(), mode="overwrite" if left else "create"))
 
     def _folder(self, kind: Kind) -> Path:
         return Path(self.place) / f"{kind}.lance"
