@@ -17,10 +17,10 @@ transformers = pytest.importorskip("transformers", reason="needs the train extra
 import towers  # noqa: E402
 from pixvoice import cli  # noqa: E402
 from pixvoice.audio import write_wav  # noqa: E402
-from pixvoice.describe.build import FullDescriberConfig, full_describer  # noqa: E402
+from pixvoice.describe.build import FullDescriberConfig, full_describer, small_config  # noqa: E402
 from pixvoice.describe.decoder import TorchSpeechDecoder  # noqa: E402
 from pixvoice.describe.hf_blip import BlipDescriber  # noqa: E402
-from pixvoice.describe.model import PixVoxConfig, PixVoxLM, small_config  # noqa: E402
+from pixvoice.describe.model import PixVoxConfig, PixVoxLM  # noqa: E402
 from pixvoice.describe.pretrained import PretrainedDescriber, PretrainedImage  # noqa: E402
 from pixvoice.describe.speaker import TorchDescriber  # noqa: E402
 from pixvoice.errors import BundleError, OptionError  # noqa: E402

@@ -228,7 +228,7 @@ def test_runs_that_describe_nothing(place: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no trained describer in"):
         load_speaker(tmp_path)
     runs = tiny.runs()
-    with pytest.raises(BundleError, match="a describer of units makes no bundle; hear it with: pixvoice evaluate"):
+    with pytest.raises(OptionError, match="the describer says units: give the units and the vocoder of its recipe"):
         export_bundle(place / "im2sp", runs["codec"], runs["student"], None, tmp_path / "bundle")
 
 

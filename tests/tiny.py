@@ -32,7 +32,7 @@ TASKS = ("describer", "codec", "student", "recognizer")
 _folder = tempfile.TemporaryDirectory(prefix="pixvoice-tests-")  # removed when the process ends
 
 
-def _loud(model: nn.Module, seed: int = 0) -> nn.Module:
+def loud(model: nn.Module, seed: int = 0) -> nn.Module:
     """Weights so large that an untrained model has opinions."""
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -49,10 +49,10 @@ def models(pattern: str = "delay") -> dict[str, tuple[nn.Module, Any]]:
     """Task -> untrained model and its sizes; the same at every call."""
     describer = PixVoxConfig(**{**vars(DESCRIBER), "pattern": pattern})
     return {
-        "describer": (_loud(PixVoxLM(describer)), describer),
-        "codec": (_loud(Codec(CODEC)), CODEC),
-        "student": (_loud(ImageStudent(STUDENT)), STUDENT),
-        "recognizer": (_loud(CTCRecognizer(RECOGNIZER)), RECOGNIZER),
+        "describer": (loud(PixVoxLM(describer)), describer),
+        "codec": (loud(Codec(CODEC)), CODEC),
+        "student": (loud(ImageStudent(STUDENT)), STUDENT),
+        "recognizer": (loud(CTCRecognizer(RECOGNIZER)), RECOGNIZER),
     }
 
 

@@ -61,6 +61,14 @@ class SpeechTokenizer(ABC):
         The pieces joined together equal ``decode`` of the joined codes.
         """
 
+    def encode_first(self, audio: Audio, frames: int) -> Codes:
+        """Audio (L,) -> the codes (K, T) of its first ``frames`` frames; the rest is heard, and not said."""
+        return self.encode(audio)[:, :frames]
+
+    def start_s(self, codes: Codes, step: int) -> float:
+        """Where in ``decode`` of codes (K, T) the ones from ``step`` on begin (seconds)."""
+        return step / self.frame_rate
+
 
 class ImageEncoder(ABC):
     """Photo -> grid of features."""

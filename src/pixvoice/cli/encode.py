@@ -88,10 +88,9 @@ def _photos(model: Path | None, views: int) -> FileEncoder:
 def _recordings(bundle: Path | None) -> FileEncoder:
     import pixvoice
     from pixvoice.encoding import SpeechFiles
-    from pixvoice.runtime.bundle import CODEC_ENCODER
 
     describer = pixvoice.load(bundle)
-    return SpeechFiles(describer.tokenizer, describer.bundle.info.files[CODEC_ENCODER][:12])
+    return SpeechFiles(describer.tokenizer, describer.bundle.info.hears_by)
 
 
 def _files(source: Path, split: str | None, kind: str) -> Named:

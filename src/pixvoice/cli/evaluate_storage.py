@@ -43,8 +43,11 @@ def storage(
     recordings = list(dict.fromkeys(sample.audio for sample in samples if sample.audio is not None))[:limit]
     tokenizers: dict[str, SpeechTokenizer] = {}
     if recordings:
-        codec = pixvoice.load(bundle).tokenizer
-        tokenizers[f"codec tokens, {codec.num_codebooks} codebooks of {codec.codebook_size:,}"] = codec
+        describer = pixvoice.load(bundle)
+        told, size = describer.tokenizer, f"{describer.tokenizer.codebook_size:,}"
+        by_codec = describer.bundle.info.codec is not None
+        said = f"codec tokens, {told.num_codebooks} codebooks of {size}" if by_codec else f"the bundle's units, {size}"
+        tokenizers[said] = told
         if speech_units is not None:
             units = _speech_units(speech_units)
             tokenizers[f"speech units of {units.codebook_size:,}, runs merged"] = units

@@ -11,13 +11,17 @@ import typer
 from pixvoice.errors import BundleError, MissingToolError, OptionError
 
 NEEDED = ("describer", "codec", "student")
+NEEDED_OF_UNITS = ("describer", "units", "vocoder", "student")
 IN_PLACE_OF = {"image_units": "student"}
 """What a describer may have learned to see with, in the place of what."""
 
 
 def export(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders of trained models: describer, codec, student, recognizer, retriever.")
+        list[Path],
+        typer.Argument(
+            help="Folders of trained models: describer, codec or units and vocoder, student, recognizer, retriever."
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder, a new one.")],
     name: Annotated[str, typer.Option(help="What to call the bundle.")] = "pixvoice",
@@ -32,7 +36,8 @@ def export(
 ) -> None:
     """Write an ONNX bundle from the runs of ``pixvoice train``, in any order.
 
-    A recognizer is optional, and so is a retriever, for search. Image units stand in the place of a student.
+    A describer of units needs those and their vocoder in the place of a codec. A recognizer is optional, and so is a
+    retriever, for search. Image units stand in the place of a student.
 
     Example: pixvoice export runs/describer runs/codec runs/student runs/recognizer -o bundle
     """
@@ -41,9 +46,13 @@ def export(
     except ImportError as error:
         raise MissingToolError(f"{error.name} isn't installed; type: pip install 'pixvoice[train]'") from None
     found = _by_task(runs)
-    describer, codec, student = (found[task] for task in NEEDED)
-    recognizer, retriever = found.get("recognizer"), found.get("retriever")
-    bundle = export_bundle(describer, codec, student, recognizer, output, name, dtype, defaults, retriever)
+    describer, student = found["describer"], found["student"]
+    codec, recognizer, retriever, units, vocoder = (
+        found.get(task) for task in ("codec", "recognizer", "retriever", "units", "vocoder")
+    )
+    bundle = export_bundle(
+        describer, codec, student, recognizer, output, name, dtype, defaults, retriever, units, vocoder
+    )
     size = sum(file.stat().st_size for file in bundle.folder.iterdir())
     typer.echo(f"{bundle.folder}  {size / 1e6:.1f} MB  {name}, {dtype}")
 
@@ -51,15 +60,18 @@ def export(
 def _by_task(runs: list[Path]) -> dict[str, Path]:
     """Task -> run folder.  Raises BundleError or OptionError for a run that is unknown, missing or given twice."""
     found: dict[str, Path] = {}
+    needed = NEEDED
     for run in runs:
         try:
-            task = str(json.loads((run / "config.json").read_bytes())["task"])
-            task = IN_PLACE_OF.get(task, task)
-        except (OSError, ValueError, KeyError, TypeError):
+            saved = json.loads((run / "config.json").read_bytes())
+            task = IN_PLACE_OF.get(saved["task"], str(saved["task"]))
+            if task == "describer" and (saved["config"].get("speech") or {}).get("units"):
+                needed = NEEDED_OF_UNITS
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise BundleError(f"{run}: no trained model there; give folders that `pixvoice train` wrote") from None
         if task in found:
             raise OptionError(f"{found[task]} and {run} both hold a {task}; give one of each")
         found[task] = run
-    if missing := [task for task in NEEDED if task not in found]:
-        raise OptionError(f"no {' and no '.join(missing)} among the runs; a bundle needs {', '.join(NEEDED)}")
+    if missing := [task for task in needed if task not in found]:
+        raise OptionError(f"no {' and no '.join(missing)} among the runs; a bundle needs {', '.join(needed)}")
     return found

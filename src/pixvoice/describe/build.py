@@ -14,6 +14,7 @@ from pixvoice.describe.hf_git import GitDescriber
 from pixvoice.describe.image_units import fit_projection, load_units_image
 from pixvoice.describe.model import PixVoxConfig, PixVoxLM
 from pixvoice.describe.pretrained import PretrainedDescriber, PretrainedImage
+from pixvoice.errors import BundleError
 from pixvoice.retrieve.hf_load import guarded, load_config, load_tower
 from pixvoice.speech.pretrained import SpeechParts, refuse_pickles
 
@@ -61,6 +62,15 @@ def describer_from_json(**sections: Any) -> DescriberConfig:
     if "student" in sections:
         return UnitDescriberConfig(model, Path(sections["student"]), speech)
     return FullDescriberConfig(model, sections["image"], sections["decoder"], speech, sections.get("image_tokenizer"))
+
+
+def small_config(**sections: Any) -> UnitDescriberConfig | PixVoxConfig:
+    """As ``describer_from_json``, if a bundle can hold it.  Raises BundleError for one on pretrained parts."""
+    config = describer_from_json(**sections)
+    if isinstance(config, FullDescriberConfig):
+        hint = "hear it with: pixvoice evaluate describe --bundle RUN"
+        raise BundleError(f"a describer on pretrained parts makes no bundle; {hint}")
+    return config
 
 
 def load_captioner(checkpoint: str) -> tuple[str, Any]:

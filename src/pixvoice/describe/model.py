@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from pixvoice.errors import BundleError
 
 IGNORE = -100
 
@@ -38,14 +36,6 @@ class PixVoxConfig:
     def special(self) -> int:
         """The special token: begins every sequence, fills gaps, and in codebook 0 ends the utterance."""
         return self.codebook_size
-
-
-def small_config(**values: Any) -> PixVoxConfig:
-    """The sizes that the JSON of a small describer holds.  Raises BundleError for one that no bundle holds."""
-    if "speech" in values:
-        kind = "on pretrained parts" if "decoder" in values else "of units"
-        raise BundleError(f"a describer {kind} makes no bundle; hear it with: pixvoice evaluate describe --bundle RUN")
-    return PixVoxConfig(**values)
 
 
 def token_loss(logits: Tensor, labels: Tensor, of_batch: Tensor | None = None) -> Tensor:

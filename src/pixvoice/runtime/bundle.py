@@ -1,7 +1,7 @@
 """A bundle: a folder of ONNX files and ``bundle.json``, which says their sizes, their SHA-256 and how to decode.
 
-One that searches may have a letter model besides.  ``training.export`` writes it.  The decoding options and the
-confidence may be edited by hand: only the other files are hashed.
+One that searches may have a letter model besides, one that says units their byte pairs.  ``training.export`` writes it.
+The decoding options and the confidence may be edited by hand: only the other files are hashed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
 BUNDLE_JSON = "bundle.json"
 IMAGE_ENCODER, DESCRIBER_START, DESCRIBER_STEP = "image_encoder.onnx", "describer_start.onnx", "describer_step.onnx"
 CODEC_ENCODER, CODEC_DECODER, RECOGNIZER = "codec_encoder.onnx", "codec_decoder.onnx", "recognizer.onnx"
+UNIT_ENCODER, UNIT_DURATIONS, UNIT_VOCODER = "unit_encoder.onnx", "unit_durations.onnx", "unit_vocoder.onnx"
+UNIT_PAIRS = "unit_pairs.json"
 SEARCH_PHOTO, SEARCH_SPEECH = "search_photo.onnx", "search_speech.onnx"
 SEARCH_LETTERS = "search_letters.safetensors"
 LENGTHS = ("short", "normal", "long")
@@ -65,6 +67,29 @@ class CodecSizes:
     codebook_size: int
     context: int
     lookahead: int
+
+
+@dataclass(frozen=True)
+class UnitSizes:
+    """Speech units: one of ``units`` every ``hop`` samples; the describer says them, or byte pairs of them.
+
+    It says neighbours that are equal once, and how many frames they last hangs on ``reach`` units either way; where
+    ``reach`` is null, it says the unit of every frame.  The vocoder makes sound of ``together`` frames at once, from
+    ``context`` times so many before them and ``lookahead`` times so many after.
+    """
+
+    sample_rate: int
+    hop: int
+    units: int
+    reach: int | None
+    together: int
+    context: int
+    lookahead: int
+
+    @property
+    def frame_length(self) -> int:
+        """Samples that the vocoder makes at once."""
+        return self.hop * self.together
 
 
 @dataclass(frozen=True)
@@ -113,20 +138,34 @@ class BundleInfo:
     """What ``bundle.json`` holds.
 
     ``decoding`` has the keys ``default`` and ``short``, ``normal``, ``long``, each with fields of ``DecodingOptions``;
-    a length's fields replace the default's.  ``files`` maps each file to its SHA-256.  A bundle without search
-    may leave ``search`` out.
+    a length's fields replace the default's.  ``files`` maps each file to its SHA-256.  The describer says the codes of
+    ``codec``, or ``units``: the other is null.  ``units`` and ``search`` may be left out.
     """
 
     format: int
     name: str
     image: ImageSizes
     describer: DescriberSizes
-    codec: CodecSizes
+    codec: CodecSizes | None
     recognizer: RecognizerSizes | None
     decoding: dict[str, dict[str, Any]]
     confidence: Confidence
     files: dict[str, str]
     search: SearchSizes | None = None
+    units: UnitSizes | None = None
+
+    @property
+    def hears_by(self) -> str:
+        """12 hexadecimal digits that change with what makes tokens of speech."""
+        if self.codec is not None:
+            return self.files[CODEC_ENCODER][:12]
+        return hashlib.sha256((self.files[UNIT_ENCODER] + self.files.get(UNIT_PAIRS, "")).encode()).hexdigest()[:12]
+
+    def speech_files(self) -> set[str]:
+        """The files that speech needs, both ways."""
+        if self.units is None:
+            return {CODEC_ENCODER, CODEC_DECODER}
+        return {UNIT_ENCODER, UNIT_VOCODER} | (set() if self.units.reach is None else {UNIT_DURATIONS})
 
     def options(self, length: str = "normal", **changes: Any) -> DecodingOptions:
         """The options for a length (``short``, ``normal`` or ``long``) with ``changes``.  Raises OptionError."""
@@ -193,21 +232,31 @@ class Bundle:
     def _check(self) -> None:
         """Raise BundleError for missing files, parts that don't fit together, or bad decoding options."""
         info = self.info
-        needed = {IMAGE_ENCODER, DESCRIBER_START, DESCRIBER_STEP, CODEC_ENCODER, CODEC_DECODER}
+        if (info.codec is None) == (info.units is None):
+            raise BundleError(f"{self.folder}: a bundle has a codec or units, one of them; export it again")
+        needed = {IMAGE_ENCODER, DESCRIBER_START, DESCRIBER_STEP} | info.speech_files()
         needed |= {RECOGNIZER, SEARCH_PHOTO, SEARCH_SPEECH} if info.search else set()
         missing = sorted(n for n in needed | set(info.files) if n not in info.files or not (self.folder / n).is_file())
         if missing:
             raise BundleError(f"{self.folder}: {', '.join(missing)} missing; copy the whole folder again, or reinstall")
         if info.search and info.recognizer is None:
             raise BundleError(f"{self.folder}: search without a recognizer; export the bundle again with one")
-        heard, spoken = info.codec, info.describer
-        if (heard.num_codebooks, heard.codebook_size) != (spoken.num_codebooks, spoken.codebook_size):
-            raise BundleError(f"{self.folder}: describer and codec have other codebooks; export them together")
+        self._check_speech()
         try:
             for length in LENGTHS:
                 info.options(length)
         except (OptionError, TypeError) as error:
             raise BundleError(f"{self.folder / BUNDLE_JSON}, decoding: {error}") from None
+
+    def _check_speech(self) -> None:
+        """Raise BundleError if the describer says other tokens than codec or units have."""
+        info = self.info
+        spoken = (info.describer.num_codebooks, info.describer.codebook_size)
+        if info.codec is not None and spoken != (info.codec.num_codebooks, info.codec.codebook_size):
+            raise BundleError(f"{self.folder}: describer and codec have other codebooks; export them together")
+        paired = UNIT_PAIRS in info.files  # how many, its reader knows
+        if info.units is not None and not paired and spoken != (1, info.units.units):
+            raise BundleError(f"{self.folder}: describer and vocoder have other units; export them together")
 
     def read(self, file: str) -> bytes:
         """What ``file`` holds.  Raises BundleError if it can't be read or has another hash."""

@@ -13,10 +13,11 @@ from pixvoice.errors import InputError
 BeginningSource = AudioSource | Audio
 
 UNSURE_FRAMES = 1  # frames before the cut whose codes would be others if the recording went on
+LONGEST_S = 60  # seconds of a recording that are heard at most
 
 
 def beginning_codes(source: BeginningSource, tokenizer: SpeechTokenizer, limit: int) -> Codes:
-    """Recorded speech, or audio (L,) at the codec's rate -> its codes (K, T0) with 1 <= T0 < ``limit`` frames.
+    """Recorded speech, or audio (L,) at the codec's rate -> its codes (K, T0) with 1 <= T0 < ``limit``.
 
     Silence before the speech is cut to 0.1 s, as it was for training, and silence after it is cut off, because an
     utterance that has fallen silent is over.  So are the last whole frame and what doesn't fill one: the encoder takes
@@ -33,13 +34,15 @@ def beginning_codes(source: BeginningSource, tokenizer: SpeechTokenizer, limit: 
     if frames < 1:
         least_s = (1 + UNSURE_FRAMES) * frame_s
         raise InputError(f"{name}: {said_s:.2f} s of speech are too short to go on from; give {least_s:.2f} s or more")
-    if frames >= limit:
-        most_s = (limit - 1 + UNSURE_FRAMES) * frame_s
+    heard = min(frames, round(LONGEST_S / frame_s))
+    codes = tokenizer.encode_first(spoken[: LONGEST_S * tokenizer.sample_rate], heard)
+    if codes.shape[1] >= limit or heard < frames:
+        most_s = (heard * (limit - 1) / codes.shape[1] + UNSURE_FRAMES) * frame_s  # as many frames a token as here
         raise InputError(
             f"{name}: {said_s:.1f} s of speech; a description of this length may begin with up to {most_s:.1f} s;"
             " cut the recording"
         )
-    return tokenizer.encode(spoken)[:, :frames]
+    return codes
 
 
 def _read(source: BeginningSource, sample_rate: int) -> tuple[str, Audio]:

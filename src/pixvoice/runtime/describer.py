@@ -22,8 +22,9 @@ from pixvoice.patterns import make_pattern
 from pixvoice.runtime.bundle import Bundle
 from pixvoice.runtime.completion import BeginningSource, beginning_codes
 from pixvoice.runtime.decoding import DecodingOptions, OnStep, Utterance, generate, generate_batch
-from pixvoice.runtime.sessions import OnnxImageEncoder, OnnxSpeechDecoder, OnnxSpeechTokenizer
+from pixvoice.runtime.sessions import OnnxImageEncoder, OnnxSpeechDecoder
 from pixvoice.runtime.streaming import generate_stream, generate_streams
+from pixvoice.runtime.units import speech_tokenizer
 
 ImageSource = str | Path | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8]
 
@@ -68,14 +69,14 @@ class Describer:
         self.pattern = make_pattern(bundle.info.describer.pattern, bundle.info.describer.num_codebooks)
         with ThreadPoolExecutor(bundle.threads) as pool:  # ONNX Runtime makes sessions outside Python's lock
             decoder = pool.submit(OnnxSpeechDecoder, bundle)
-            tokenizer = pool.submit(OnnxSpeechTokenizer, bundle)
+            tokenizer = pool.submit(speech_tokenizer, bundle)
             image_encoder = pool.submit(OnnxImageEncoder, bundle)
         self.image_encoder, self.decoder = image_encoder.result(), decoder.result()
         self._tokenizer = tokenizer.result()
 
     @property
     def tokenizer(self) -> SpeechTokenizer:
-        """The codec: speech <-> tokens."""
+        """The codec, or the units with their vocoder: speech <-> tokens."""
         return self._tokenizer
 
     @property
@@ -129,9 +130,9 @@ class Describer:
         """Describe one photo in an utterance that begins with recorded speech, and goes on from there.
 
         ``beginning`` is a recording (a path, the bytes of a file, an open file) or audio (L,) at ``sample_rate`` Hz.
-        All of the description is the codec's: its beginning is the recording encoded and decoded, without the silence
-        around it and its last tenth of a second or so.  Everything else is as in ``describe``.  ``on_step`` is called
-        before each step of decoding; what it raises ends the work.
+        All of the description is in the model's voice: its beginning is the recording encoded and decoded, without the
+        silence around it and its last tenth of a second or so.  Everything else is as in ``describe``.  ``on_step`` is
+        called before each step of decoding; what it raises ends the work.
 
         Raises:
             InputError: the photo or the beginning can't be read, or the beginning is silent, too short or too long.
@@ -141,7 +142,8 @@ class Describer:
         limit = min(decoding.max_frames, self.decoder.max_steps - self.pattern.max_delay)
         prompt = beginning_codes(beginning, self._tokenizer, limit)
         utterance = generate(self.decoder, self._see(image), self.pattern, decoding, prompt, on_step)
-        return replace(self._speak(utterance), generated_from_s=prompt.shape[1] / self._tokenizer.frame_rate)
+        begins_s = self._tokenizer.start_s(utterance.codes, prompt.shape[1])
+        return replace(self._speak(utterance), generated_from_s=begins_s)
 
     def stream(
         self, image: ImageSource, length: str = "normal", seed: int | None = None, **options: Any

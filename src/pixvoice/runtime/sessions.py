@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from pixvoice.runtime.bundle import (
     DESCRIBER_STEP,
     IMAGE_ENCODER,
     Bundle,
+    CodecSizes,
+    UnitSizes,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ class OnnxImageEncoder(ImageEncoder):
 
     def encode(self, pixels: Floats) -> Floats:
         """Pixels (B, 3, H, W), RGB in [0, 1] -> features (B, P, D)."""
-        return _run(self._session, pixels=pixels)
+        return run(self._session, pixels=pixels)
 
 
 class OnnxState(NamedTuple):
@@ -87,7 +90,7 @@ class OnnxSpeechDecoder(SpeechDecoder):
 
     def start(self, features: Floats) -> OnnxState:
         """Features (B, P, D) -> the state before the first step."""
-        cross = _run(self._start, features=features)
+        cross = run(self._start, features=features)
         s = self.sizes
         return OnnxState(np.zeros((s.layers, 2, len(features), s.heads, 0, s.head_dim), np.float32), cross)
 
@@ -103,10 +106,42 @@ class OnnxSpeechDecoder(SpeechDecoder):
         return OnnxState(state.past.take(rows, axis=2), state.cross if one_photo else state.cross.take(rows, axis=2))
 
 
-class OnnxSpeechTokenizer(SpeechTokenizer):
+class Speaking(Protocol):
+    """Tokens in, piece by piece; audio out as soon as it is certain."""
+
+    def say(self, piece: Codes) -> Audio | None:
+        """Codes (K, t) -> the audio (l,) that they make certain, if it is long enough."""
+
+    def end(self) -> Audio | None:
+        """What is left."""
+
+
+class OnnxTokenizer(SpeechTokenizer):
+    """What the codec and the units share: streams."""
+
+    @abstractmethod
+    def voice(self) -> Speaking:
+        """``decode_stream`` for codes that are pushed: one for each stream, of which many can be under way."""
+
+    def decode_stream(self, frames: Iterable[Codes]) -> Iterator[Audio]:
+        """Pieces of codes (K, t) -> pieces of audio, the first as soon as it is certain, then longer ones.
+
+        Each piece is decoded with as many frames before and after it as the decoder can see, so that the pieces joined
+        together equal ``decode`` of the joined codes.
+        """
+        voice = self.voice()
+        for piece in frames:
+            if (audio := voice.say(piece)) is not None:
+                yield audio
+        if (audio := voice.end()) is not None:
+            yield audio
+
+
+class OnnxSpeechTokenizer(OnnxTokenizer):
     """The codec; its encoder is loaded when it is first needed."""
 
     def __init__(self, bundle: Bundle) -> None:
+        assert bundle.info.codec is not None  # why it was called
         self.sizes = s = bundle.info.codec
         self._bundle = bundle
         self._decoder = bundle.session(CODEC_DECODER, {"codes": (None, s.num_codebooks, None), "audio": (None, None)})
@@ -152,33 +187,21 @@ class OnnxSpeechTokenizer(SpeechTokenizer):
         if not frames:
             return np.zeros(0, np.float32)
         whole = np.pad(codes, ((0, self.num_codebooks - kept), (0, 0)), constant_values=self.codebook_size)
-        audio: Audio = _run(self._decoder, codes=whole[None])[0]
+        audio: Audio = run(self._decoder, codes=whole[None])[0]
         return audio.clip(-1.0, 1.0)
-
-    def decode_stream(self, frames: Iterable[Codes]) -> Iterator[Audio]:
-        """Pieces of codes (K, t) -> pieces of audio: one frame, then as much as was spoken before, up to sixteen.
-
-        Each piece is decoded with as many frames before and after it as the decoder can see, so that the pieces joined
-        together equal ``decode`` of the joined codes.
-        """
-        voice = self.voice()
-        for piece in frames:
-            if (audio := voice.say(piece)) is not None:
-                yield audio
-        if (audio := voice.end()) is not None:
-            yield audio
 
     def voice(self) -> Voice:
         """``decode_stream`` for frames that are pushed: one for each stream, of which many can be under way."""
-        return Voice(self)
+        return Voice(self.decode, self.num_codebooks, self.sizes)
 
 
 class Voice:
     """Frames in; audio out as soon as it is certain: one frame, then as much as was spoken before, up to sixteen."""
 
-    def __init__(self, tokenizer: OnnxSpeechTokenizer) -> None:
-        self.tokenizer, self.sizes = tokenizer, tokenizer.sizes
-        self.window = np.zeros((tokenizer.num_codebooks, 0), np.int64)  # what the decoder may still have to see
+    def __init__(self, decode: Callable[[Codes], Audio], num_codebooks: int, sizes: CodecSizes | UnitSizes) -> None:
+        """``decode`` makes sound of codes (K, t), and sees as far as ``sizes`` say."""
+        self.decode, self.sizes = decode, sizes
+        self.window = np.zeros((num_codebooks, 0), np.int64)  # what the decoder may still have to see
         self.first = 0  # the window's first frame
         self.done = 0  # frames that were spoken
 
@@ -203,10 +226,10 @@ class Voice:
         start, end = self.done - self.first, frame - self.first
         self.done = frame
         length = self.sizes.frame_length
-        return self.tokenizer.decode(self.window)[start * length : end * length]
+        return self.decode(self.window)[start * length : end * length]
 
 
-def _run(session: ort.InferenceSession, **inputs: npt.NDArray[np.generic]) -> Floats:
+def run(session: ort.InferenceSession, **inputs: npt.NDArray[np.generic]) -> Floats:
     """The only output of a session."""
     output: Floats = session.run(None, inputs)[0]
     return output

@@ -118,8 +118,8 @@ class CodecDecoder(nn.Module):
         self.norm = nn.LayerNorm(c.width)
         self.head = InverseSTFTHead(c.width, c.n_fft, c.hop_length)
         self.upsample = c.downsample
-        fine_frames = _past(self.blocks) + c.n_fft // c.hop_length
-        self.context = 1 + _past(self.token_blocks) + -(-fine_frames // c.downsample)
+        fine_frames = past(self.blocks) + c.n_fft // c.hop_length
+        self.context = 1 + past(self.token_blocks) + -(-fine_frames // c.downsample)
 
     def forward(self, latents: Tensor) -> Tensor:
         frames = self.stem(latents.transpose(1, 2)).transpose(1, 2)
@@ -133,9 +133,14 @@ class CodecDecoder(nn.Module):
         return audio
 
 
-def _past(blocks: nn.ModuleList) -> int:
+def past(blocks: nn.ModuleList) -> int:
     """Frames that a stack of ``ConvNeXtBlock`` looks back."""
     return sum(cast(ConvNeXtBlock, block).past for block in blocks)
+
+
+def future(blocks: nn.ModuleList) -> int:
+    """Frames that a stack of ``ConvNeXtBlock`` looks ahead."""
+    return sum(cast(ConvNeXtBlock, block).future for block in blocks)
 
 
 def spectral_loss(audio: Tensor, target: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixvoice.errors import BundleError
-from pixvoice.speech.codec import CodecConfig, CodecDecoder, ConvNeXtBlock, spectral_loss
+from pixvoice.speech.codec import CodecConfig, CodecDecoder, ConvNeXtBlock, future, past, spectral_loss
 from pixvoice.speech.units import UnitSpeaker
 from pixvoice.speech.vocoder import DurationPredictor, UnitVocoder, VocoderConfig, frames_of
 
@@ -90,6 +90,16 @@ class LatentVocoder(nn.Module):
     def hop(self) -> int:
         """Samples that one frame of a unit lasts."""
         return self.config.hop
+
+    @property
+    def context(self) -> int:
+        """Codec frames that it looks back."""
+        return self.decoder.context + past(self.codec_blocks) - (-past(self.frame_blocks) // self.ratio)
+
+    @property
+    def lookahead(self) -> int:
+        """Codec frames that it looks ahead."""
+        return self.decoder.lookahead + future(self.codec_blocks) - (-future(self.frame_blocks) // self.ratio)
 
     def latents(self, frames: Tensor) -> Tensor:
         """The unit of each frame (B, F), F a multiple of ``ratio`` -> latents of the codec (B, C, D)."""

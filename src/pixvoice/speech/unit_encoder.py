@@ -77,7 +77,7 @@ class UnitEncoder(nn.Module):
             frames = torch.where(hide[:, :, None], self.hidden.to(frames.dtype), frames)
         for block in list(self.blocks)[:layer]:
             frames = block(self.dropout(frames))
-        return F.layer_norm(frames, frames.shape[-1:])
+        return F.layer_norm(frames, (self.dims.width,))
 
 
 class UnitFrames(nn.Module):

@@ -93,6 +93,7 @@ class DurationPredictor(nn.Module):
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         width, kernel = config.var_pred_hidden_dim, config.var_pred_kernel_size
+        self.reach = 2 * (kernel // 2)  # units either way that a prediction hangs on
         self.conv1 = nn.Sequential(nn.Conv1d(config.embedding_dim, width, kernel, padding=kernel // 2), nn.ReLU())
         self.ln1 = nn.LayerNorm(width)
         self.conv2 = nn.Sequential(nn.Conv1d(width, width, kernel, padding=kernel // 2), nn.ReLU())

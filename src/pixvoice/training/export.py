@@ -18,8 +18,9 @@ import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from pixvoice.describe.model import PixVoxConfig, PixVoxLM, small_config
-from pixvoice.errors import OptionError, OutputError
+from pixvoice.describe.build import UnitDescriberConfig, small_config
+from pixvoice.describe.model import PixVoxConfig, PixVoxLM
+from pixvoice.errors import BundleError, OptionError, OutputError
 from pixvoice.retrieve.build import read_spelling
 from pixvoice.retrieve.model import DualChannel
 from pixvoice.retrieve.small_parts import SmallConfig, SmallTextPart, small_dual_channel
@@ -27,10 +28,12 @@ from pixvoice.runtime import bundle as b
 from pixvoice.runtime.decoding import DecodingOptions
 from pixvoice.speech.codec import Codec, CodecConfig
 from pixvoice.speech.ctc import LETTERS, CTCConfig, CTCRecognizer
+from pixvoice.speech.pretrained import SpeechParts
 from pixvoice.training.graphs import Trained, graphs
 from pixvoice.training.image_encoders import load_image_encoder
 from pixvoice.training.search_graphs import Graph
 from pixvoice.training.trainer import load_model
+from pixvoice.training.unit_graphs import SpokenUnits
 
 DType = Literal["fp32", "fp16", "int8"]
 
@@ -41,6 +44,9 @@ DECODING: dict[str, dict[str, Any]] = {
     "normal": {},
     "long": {"end_bias": -4.0, "min_frames": 40},
 }
+"""Limits in tokens of ``TOKEN_S``: the codec's frames, and about what byte pairs of units last."""
+LIMITS = ("min_frames", "max_frames")
+TOKEN_S = 0.08  # seconds
 CONFIDENCE = b.Confidence(centre=-1.56, slope=5.2)
 
 
@@ -104,8 +110,8 @@ def _quantize(path: Path) -> None:
 
 def bundle_info(models: Trained, name: str, files: Mapping[str, str], defaults: Mapping[str, Any]) -> b.BundleInfo:
     """What ``bundle.json`` says of ``models``; ``defaults`` may replace ``decoding`` and ``confidence``."""
-    lm, codec, student = models.describer.dims, models.codec, models.student.dims
-    decoding = defaults.get("decoding") or _within(lm, DECODING)
+    lm, speech, student = models.describer.dims, models.speech, models.student.dims
+    decoding = defaults.get("decoding") or _decoding(lm, speech)
     patches = (student.image_size // 32) ** 2
     return b.BundleInfo(
         format=b.FORMAT,
@@ -114,14 +120,7 @@ def bundle_info(models: Trained, name: str, files: Mapping[str, str], defaults: 
         describer=b.DescriberSizes(
             lm.pattern, lm.num_codebooks, lm.codebook_size, lm.layers, lm.heads, lm.width // lm.heads, lm.max_steps
         ),
-        codec=b.CodecSizes(
-            codec.dims.sample_rate,
-            codec.dims.frame_length,
-            lm.num_codebooks,
-            lm.codebook_size,
-            codec.decoder.context,
-            codec.decoder.lookahead,
-        ),
+        codec=codec_sizes(speech, lm) if isinstance(speech, Codec) else None,
         recognizer=None
         if models.recognizer is None
         else b.RecognizerSizes(models.recognizer.dims.sample_rate, LETTERS),
@@ -131,7 +130,15 @@ def bundle_info(models: Trained, name: str, files: Mapping[str, str], defaults: 
         else CONFIDENCE,
         files=dict(files),
         search=None if models.retriever is None else search_sizes(models.retriever),
+        units=None if isinstance(speech, Codec) else speech.sizes(),
     )
+
+
+def codec_sizes(codec: Codec, lm: PixVoxConfig) -> b.CodecSizes:
+    """What ``bundle.json`` says of a codec, as far as a describer says its codes."""
+    c, decoder = codec.dims, codec.decoder
+    spoken = (lm.num_codebooks, lm.codebook_size)
+    return b.CodecSizes(c.sample_rate, c.frame_length, *spoken, decoder.context, decoder.lookahead)
 
 
 def search_sizes(model: DualChannel) -> b.SearchSizes:
@@ -142,12 +149,16 @@ def search_sizes(model: DualChannel) -> b.SearchSizes:
     return b.SearchSizes(c.variant, c.embed_dim, model.speech.frame_dim, c.stack, c.window, buckets)
 
 
-def _within(lm: PixVoxConfig, decoding: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Length limits cut to what the language model can reach."""
-    limits = {"min_frames", "max_frames"}
+def _decoding(lm: PixVoxConfig, speech: Codec | SpokenUnits) -> dict[str, dict[str, Any]]:
+    """``DECODING`` with its limits in this describer's tokens, cut to what it can reach."""
+    tokens = 1.0
+    if isinstance(speech, SpokenUnits) and speech.pairs is None:
+        tokens = TOKEN_S * speech.vocoder.sample_rate / speech.vocoder.hop
     return {
-        length: {key: min(value, lm.max_steps) if key in limits else value for key, value in values.items()}
-        for length, values in decoding.items()
+        length: {
+            key: min(round(value * tokens), lm.max_steps) if key in LIMITS else value for key, value in values.items()
+        }
+        for length, values in DECODING.items()
     }
 
 
@@ -172,7 +183,7 @@ def read_defaults(path: Path | None) -> dict[str, Any]:
 
 def export_bundle(
     describer: Path,
-    codec: Path,
+    codec: Path | None,
     student: Path,
     recognizer: Path | None,
     output: Path,
@@ -180,8 +191,12 @@ def export_bundle(
     dtype: DType = "int8",
     defaults: Path | None = None,
     retriever: Path | None = None,
+    units: Path | None = None,
+    vocoder: Path | None = None,
 ) -> b.Bundle:
-    """Write the bundle of five folders that ``save_model`` wrote; without ``recognizer`` it only describes.
+    """Write the bundle of folders that ``save_model`` wrote; without ``recognizer`` it only describes.
+
+    A describer of codec tokens needs the ``codec``, one of units the ``units`` and their ``vocoder`` in its place.
 
     ``retriever`` adds search, and needs the recognizer and the student that it was trained with.  Image units in the
     place of ``student`` make a bundle that sees a photo through them.
@@ -196,9 +211,10 @@ def export_bundle(
     if output.exists():
         raise OutputError(f"{output}: exists already; give a new folder")
     extra = read_defaults(defaults)
+    lm, spoken = _describer(describer)
     models = Trained(
-        load_model(describer, "describer", small_config, PixVoxLM),
-        load_model(codec, "codec", CodecConfig, Codec),
+        lm,
+        _speech(lm.dims, spoken, codec, units, vocoder),
         load_image_encoder(student),
         None if recognizer is None else load_model(recognizer, "recognizer", CTCConfig, CTCRecognizer),
         None if retriever is None else load_model(retriever, "retriever", SmallConfig.from_json, small_dual_channel),
@@ -220,6 +236,34 @@ def export_bundle(
     return b.Bundle.load(output)
 
 
+def _describer(folder: Path) -> tuple[PixVoxLM, SpeechParts | None]:
+    """A trained describer, and what units it says, if it does."""
+    read: list[UnitDescriberConfig | PixVoxConfig] = []
+
+    def make(config: UnitDescriberConfig | PixVoxConfig) -> PixVoxLM:
+        read.append(config)
+        return PixVoxLM(config if isinstance(config, PixVoxConfig) else config.model)
+
+    model = load_model(folder, "describer", small_config, make)
+    return model, None if isinstance(read[0], PixVoxConfig) else read[0].speech
+
+
+def _speech(
+    lm: PixVoxConfig, spoken: SpeechParts | None, codec: Path | None, units: Path | None, vocoder: Path | None
+) -> Codec | SpokenUnits:
+    """What the describer's tokens are made of and become sound by.  Raises OptionError unless just that was given."""
+    if spoken is None:
+        if codec is None or units is not None or vocoder is not None:
+            raise OptionError("the describer says codec tokens: give its codec, and neither units nor a vocoder")
+        return load_model(codec, "codec", CodecConfig, Codec)
+    if spoken.units is None:
+        hint = "hear it with: pixvoice evaluate describe --bundle RUN"
+        raise BundleError(f"a describer of {spoken.checkpoint}'s units makes no bundle; {hint}")
+    if units is None or vocoder is None or codec is not None:
+        raise OptionError("the describer says units: give the units and the vocoder of its recipe, and no codec")
+    return SpokenUnits.load(spoken, units, vocoder, lm)
+
+
 def _write(
     models: Trained, folder: Path, name: str, dtype: DType, defaults: Mapping[str, Any], retriever: Path | None
 ) -> None:
@@ -229,6 +273,9 @@ def _write(
         mild = dtype == "int8" and file != b.DESCRIBER_STEP
         write_onnx(graph, folder / file, "fp16" if mild else dtype)
         files[file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+    if isinstance(models.speech, SpokenUnits) and models.speech.pairs is not None:
+        models.speech.pairs.save(folder / b.UNIT_PAIRS)
+        files[b.UNIT_PAIRS] = hashlib.sha256((folder / b.UNIT_PAIRS).read_bytes()).hexdigest()
     if retriever is not None and (spelling := read_spelling(retriever)):
         (folder / b.SEARCH_LETTERS).write_bytes(data := spelling.save())
         files[b.SEARCH_LETTERS] = hashlib.sha256(data).hexdigest()

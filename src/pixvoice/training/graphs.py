@@ -18,16 +18,17 @@ from pixvoice.runtime import bundle as b
 from pixvoice.speech.codec import Codec
 from pixvoice.speech.ctc import CTCRecognizer
 from pixvoice.training.search_graphs import Graph, search_graphs
+from pixvoice.training.unit_graphs import SpokenUnits, unit_graphs
 from pixvoice.vision.image_units import ImageUnits
 from pixvoice.vision.student import ImageStudent
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The models of one bundle, in evaluation mode."""
+    """The models of one bundle, in evaluation mode; the describer says what ``speech`` makes sound of."""
 
     describer: PixVoxLM
-    codec: Codec
+    speech: Codec | SpokenUnits
     student: ImageStudent | ImageUnits
     recognizer: CTCRecognizer | None
     retriever: DualChannel | None = None
@@ -35,16 +36,22 @@ class Trained:
     def __post_init__(self) -> None:
         if self.retriever is not None:
             self._check_retriever(self.retriever)
-        spoken, heard, seen = self.describer.dims, self.codec.dims, self.student.dims
-        if spoken.num_codebooks > heard.num_codebooks or spoken.codebook_size != heard.codebook_size:
-            raise BundleError(
-                f"the describer speaks {spoken.num_codebooks} codebooks of {spoken.codebook_size}, the codec has "
-                f"{heard.num_codebooks} of {heard.codebook_size}; give the codec that the describer was trained with"
-            )
+        spoken, seen = self.describer.dims, self.student.dims
+        if isinstance(self.speech, Codec):
+            self._check_codec(self.speech)
         if spoken.image_dim != seen.embed_dim:
             raise BundleError(
                 f"the describer takes image features {spoken.image_dim} wide, the student gives {seen.embed_dim}; give "
                 "the student that the describer was trained with"
+            )
+
+    def _check_codec(self, codec: Codec) -> None:
+        """Raise BundleError unless it has the describer's codebooks."""
+        spoken, heard = self.describer.dims, codec.dims
+        if spoken.num_codebooks > heard.num_codebooks or spoken.codebook_size != heard.codebook_size:
+            raise BundleError(
+                f"the describer speaks {spoken.num_codebooks} codebooks of {spoken.codebook_size}, the codec has "
+                f"{heard.num_codebooks} of {heard.codebook_size}; give the codec that the describer was trained with"
             )
 
     def _check_retriever(self, retriever: DualChannel) -> None:
@@ -179,7 +186,7 @@ class Start(nn.Module):
 
 def graphs(models: Trained) -> dict[str, Graph]:
     """What the bundle's ONNX files compute, by file name."""
-    student, lm, codec = models.student, models.describer, models.codec
+    student, lm, speech = models.student, models.describer, models.speech
     size, kept = student.dims.image_size, lm.dims.num_codebooks
     pixels = torch.zeros(2, 3, size, size)
     features = student(pixels)
@@ -191,9 +198,6 @@ def graphs(models: Trained) -> dict[str, Graph]:
         "cross": cross,
     }
     past_axes = {2: "batch", 4: "steps"}
-    audio = torch.zeros(2, 8 * codec.dims.frame_length)
-    codes = torch.zeros(2, kept, 24, dtype=torch.int64)
-    sound = {"audio": {0: "batch", 1: "samples"}}
     found = {
         b.IMAGE_ENCODER: Graph(student, {"pixels": pixels}, ("features",), _batched("pixels", "features")),
         b.DESCRIBER_START: Graph(
@@ -206,19 +210,27 @@ def graphs(models: Trained) -> dict[str, Graph]:
             _batched("tokens", "logits")
             | {"past": past_axes, "next_past": {2: "batch", 4: "next_steps"}, "cross": {2: "photos"}},
         ),
-        b.CODEC_ENCODER: Graph(
-            CodecEncoderGraph(codec, kept), {"audio": audio}, ("codes",), sound | {"codes": {0: "batch", 2: "frames"}}
-        ),
-        b.CODEC_DECODER: Graph(
-            CodecDecoderGraph(codec, kept), {"codes": codes}, ("audio",), sound | {"codes": {0: "batch", 2: "frames"}}
-        ),
     }
+    found |= codec_graphs(speech, kept) if isinstance(speech, Codec) else unit_graphs(speech)
     if models.recognizer is not None:
-        axes = sound | {name: {0: "batch", 1: "frames"} for name in ("logits", "hidden")}
+        audio = torch.zeros(2, 10_240)
+        axes = {"audio": {0: "batch", 1: "samples"}}
+        axes |= {name: {0: "batch", 1: "frames"} for name in ("logits", "hidden")}
         found[b.RECOGNIZER] = Graph(Hear(models.recognizer), {"audio": audio}, ("logits", "hidden"), axes)
     if models.retriever is not None:
         found |= search_graphs(models.retriever, features)
     return found
+
+
+def codec_graphs(codec: Codec, kept: int) -> dict[str, Graph]:
+    """The codec's two files, for its first ``kept`` codebooks."""
+    audio = torch.zeros(2, 8 * codec.dims.frame_length)
+    codes = torch.zeros(2, kept, 24, dtype=torch.int64)
+    axes = {"audio": {0: "batch", 1: "samples"}, "codes": {0: "batch", 2: "frames"}}
+    return {
+        b.CODEC_ENCODER: Graph(CodecEncoderGraph(codec, kept), {"audio": audio}, ("codes",), axes),
+        b.CODEC_DECODER: Graph(CodecDecoderGraph(codec, kept), {"codes": codes}, ("audio",), axes),
+    }
 
 
 def _batched(*names: str) -> dict[str, dict[int, str]]:

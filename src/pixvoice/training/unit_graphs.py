@@ -1,0 +1,114 @@
+"""What the ONNX files of speech units compute: audio to units, units to durations, and units of frames to audio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pixvoice.describe.model import PixVoxConfig
+from pixvoice.errors import BundleError
+from pixvoice.runtime import bundle as b
+from pixvoice.speech.clusters import nearest
+from pixvoice.speech.latent_vocoder import LatentVocoder
+from pixvoice.speech.pretrained import SpeechParts, load_speech_tokenizer
+from pixvoice.speech.unit_encoder import OwnFeatures, UnitEncoder, UnitFrames
+from pixvoice.speech.unit_pairs import PairTokenizer, UnitPairs
+from pixvoice.speech.units import UnitTokenizer
+from pixvoice.speech.vocoder import frames_of
+from pixvoice.training.search_graphs import Graph
+
+
+@dataclass(frozen=True)
+class SpokenUnits:
+    """What a describer of units hears and speaks with: ``centroids`` (N, D) of the encoder's frames are its units."""
+
+    encoder: UnitEncoder
+    centroids: Tensor
+    vocoder: LatentVocoder
+    pairs: UnitPairs | None
+    merged: bool
+
+    @classmethod
+    def load(cls, speech: SpeechParts, units: Path, vocoder: Path, dims: PixVoxConfig) -> SpokenUnits:
+        """From the folders of two trainings, in place of those that a describer of ``dims`` learned ``speech`` from.
+
+        Raises BundleError for folders that hold something else or don't fit together, OptionError if there are other
+        units or fewer pairs than the describer says.
+        """
+        parts = replace(speech, units=units, vocoder=vocoder)
+        tokenizer = load_speech_tokenizer(parts, dims.num_codebooks, dims.codebook_size)
+        pairs = tokenizer.pairs if isinstance(tokenizer, PairTokenizer) else None
+        single = tokenizer.speech if isinstance(tokenizer, PairTokenizer) else tokenizer
+        assert isinstance(single, UnitTokenizer) and isinstance(single.features, OwnFeatures)  # those of a training
+        if not isinstance(single.vocoder, LatentVocoder):
+            raise BundleError(f"{vocoder}: a vocoder that no bundle holds; give the run of a training of task: vocoder")
+        centroids = torch.from_numpy(single.centroids)
+        return cls(single.features.encoder, centroids, single.vocoder, pairs, single.merged)
+
+    def sizes(self) -> b.UnitSizes:
+        """What ``bundle.json`` says of them."""
+        v = self.vocoder
+        reach = v.dur_predictor.reach if self.merged else None
+        return b.UnitSizes(v.sample_rate, v.hop, v.units, reach, v.ratio, v.context, v.lookahead)
+
+
+class UnitEncoderGraph(nn.Module):
+    """Audio (B, L), whole frames -> the unit of each (B, F)."""
+
+    centroids: Tensor
+
+    def __init__(self, units: SpokenUnits) -> None:
+        super().__init__()
+        self.frames = UnitFrames(units.encoder)
+        self.register_buffer("centroids", units.centroids)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return nearest(self.frames(audio), self.centroids)
+
+
+class DurationsGraph(nn.Module):
+    """Units (B, T) -> frames that each lasts (B, T), at least one."""
+
+    def __init__(self, vocoder: LatentVocoder) -> None:
+        super().__init__()
+        self.embed, self.predictor = vocoder.embed, vocoder.dur_predictor
+
+    def forward(self, units: Tensor) -> Tensor:
+        return frames_of(self.predictor(self.embed(units)))
+
+
+class UnitVocoderGraph(nn.Module):
+    """The unit of each frame, R of them side by side (B, R, C) -> audio (B, L)."""
+
+    def __init__(self, vocoder: LatentVocoder) -> None:
+        super().__init__()
+        self.vocoder = vocoder
+
+    def forward(self, units: Tensor) -> Tensor:
+        audio: Tensor = self.vocoder.decoder(self.vocoder.latents(units.transpose(1, 2).flatten(1)))
+        return audio
+
+
+def unit_graphs(units: SpokenUnits) -> dict[str, Graph]:
+    """The files of speech, by name."""
+    vocoder = units.vocoder
+    sound = {"audio": {0: "batch", 1: "samples"}}
+    audio = torch.zeros(2, 8 * vocoder.hop)
+    folded = torch.zeros(2, vocoder.ratio, 24, dtype=torch.int64)
+    frames = {0: "batch", 1: "frames"}
+    found = {
+        b.UNIT_ENCODER: Graph(UnitEncoderGraph(units), {"audio": audio}, ("units",), sound | {"units": frames}),
+        b.UNIT_VOCODER: Graph(
+            UnitVocoderGraph(vocoder), {"units": folded}, ("audio",), sound | {"units": {0: "batch", 2: "frames"}}
+        ),
+    }
+    if units.merged:
+        row = {0: "batch", 1: "units"}
+        said = torch.zeros(2, 24, dtype=torch.int64)
+        found[b.UNIT_DURATIONS] = Graph(
+            DurationsGraph(vocoder), {"units": said}, ("durations",), {"units": row, "durations": row}
+        )
+    return found

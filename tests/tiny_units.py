@@ -1,0 +1,70 @@
+"""Tiny untrained units, their vocoder, a describer of them, and their bundles, made once a test run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+import tiny
+from pixvoice.describe.build import UnitDescriberConfig
+from pixvoice.describe.model import PixVoxConfig, PixVoxLM
+from pixvoice.speech.latent_vocoder import LatentVocoder, LatentVocoderConfig, LatentVocoderSizes
+from pixvoice.speech.pretrained import SpeechParts
+from pixvoice.speech.unit_encoder import KMEANS, PAIRS, OwnFeatures, UnitEncoder, UnitEncoderConfig
+from pixvoice.speech.units import CENTROIDS
+from pixvoice.training.export import export_bundle
+from pixvoice.training.trainer import save_model
+
+RATE, HOP, UNITS = 16_000, 160, 6
+MERGES = [[[1], [2]], [[1, 2], [3]], [[0], [1]], [[0, 1], [2]], [[0], [1, 2]], [[4], [5]]]
+"""Six merges, of which two come to one pair."""
+PAIRS_MADE = 5
+ENCODER = UnitEncoderConfig(hop_length=40, n_mels=16, width=16, blocks=2, layer=1, kernel_size=3, units=UNITS)
+VOCODER = LatentVocoderConfig(UNITS, HOP, LatentVocoderSizes(8, 1, 8, 1, 8), tiny.CODEC)
+KINDS = {"pairs": (PAIRS_MADE, True), "merged": (0, True), "frames": (0, False)}
+"""What a describer says: byte pairs, merged units, or the unit of every frame."""
+
+
+def noise(samples: int) -> np.ndarray:
+    """Noise (L,) that is another loudness every 40 ms."""
+    loudness = np.repeat(np.random.default_rng(1).uniform(0.01, 0.3, samples // 640 + 1), 640)[:samples]
+    return (np.random.default_rng(0).normal(size=samples) * loudness).astype(np.float32)
+
+
+def runs(kind: str = "pairs") -> dict[str, Path]:
+    """Task -> folder as training leaves it.  Don't change what is in there."""
+    root = tiny.runs()["student"].parent.parent / f"units-{kind}"
+    folders = {task: root / task for task in ("describer", "units", "vocoder")} | {"student": tiny.runs()["student"]}
+    if root.exists():
+        return folders
+    pairs, merged = KINDS[kind]
+    encoder = UnitEncoder(ENCODER)
+    tiny.loud(encoder)
+    save_model(encoder, ENCODER, "units", folders["units"])
+    frames = torch.from_numpy(OwnFeatures(encoder)(noise(9_600)))
+    save_file({CENTROIDS: frames[5::10].clone()}, folders["units"] / KMEANS)
+    (folders["units"] / PAIRS).write_text(json.dumps({"units": UNITS, "merges": MERGES}))
+    save_model(tiny.loud(LatentVocoder(VOCODER)), VOCODER, "vocoder", folders["vocoder"])
+    sizes = {**vars(tiny.DESCRIBER), "num_codebooks": 1, "codebook_size": UNITS + pairs, "pattern": "parallel"}
+    speech = SpeechParts(
+        sample_rate=RATE, units=folders["units"], vocoder=folders["vocoder"], unit_pairs=pairs, merged=merged
+    )
+    config = UnitDescriberConfig(PixVoxConfig(**sizes), folders["student"], speech)
+    save_model(tiny.loud(PixVoxLM(config.model)), config, "describer", folders["describer"])
+    return folders
+
+
+def bundle(kind: str = "pairs", dtype: str = "fp32") -> Path:
+    """Folder of a bundle with a recognizer.  Don't change what is in there."""
+    folder = tiny.runs()["student"].parent.parent / f"bundle-units-{kind}-{dtype}"
+    if not folder.exists():
+        run = runs(kind)
+        export_bundle(
+            run["describer"], None, run["student"], tiny.runs()["recognizer"], folder, "tiny-units",
+            dtype, units=run["units"], vocoder=run["vocoder"],  # type: ignore[arg-type]
+        )  # fmt: skip
+    return folder
