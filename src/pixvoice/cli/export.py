@@ -60,7 +60,7 @@ def export(
 def _by_task(runs: list[Path]) -> dict[str, Path]:
     """Task -> run folder.  Raises BundleError or OptionError for a run that is unknown, missing or given twice."""
     found: dict[str, Path] = {}
-    needed = NEEDED
+    needed: tuple[str, ...] = NEEDED
     for run in runs:
         try:
             saved = json.loads((run / "config.json").read_bytes())

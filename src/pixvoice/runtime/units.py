@@ -53,7 +53,7 @@ class BytePairs:
 
     def encode(self, units: Codes) -> Codes:
         """Units (T,) -> units and pairs (T',): of the pairs that stand there the earliest made, again and again."""
-        spans = [(int(unit),) for unit in units]
+        spans: list[tuple[int, ...]] = [(int(unit),) for unit in units]
         last = len(self._order)
         while len(spans) > 1:
             orders = [self._order.get(pair, last) for pair in pairwise(spans)]
