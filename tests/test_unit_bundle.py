@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -311,3 +313,17 @@ def test_the_encoder_is_loaded_when_it_is_needed(tmp_path: Path, photo: Image.Im
     assert describer.describe(photo).seconds > 0
     with pytest.raises(BundleError, match=r"unit_encoder\.onnx"):
         describer.tokenizer.encode(noise(800))
+
+
+def test_neither_torch_nor_tokenizers_is_needed(tmp_path: Path, photo: Image.Image) -> None:
+    photo.save(tmp_path / "photo.png")
+    write_wav(tmp_path / "begun.wav", noise(2_400), RATE)
+    code = (
+        "import sys, pixvoice\n"
+        "describer = pixvoice.load(sys.argv[1])\n"
+        "assert describer.complete(sys.argv[2], sys.argv[3]).seconds > 0\n"
+        "assert not {'torch', 'tokenizers', 'transformers', 'onnx', 'yaml'} & set(sys.modules)"
+    )
+    arguments = [str(tiny_units.bundle()), str(tmp_path / "photo.png"), str(tmp_path / "begun.wav")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
