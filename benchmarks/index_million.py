@@ -1,6 +1,6 @@
 """The photo index at a million: recall against exact search, and how much faster, in one run; build time and disk.
 
-    nice -n 10 python benchmarks/index_million.py [--rows 1000000] [--width 256] [--queries 50] [--json]
+    nice -n 10 python benchmarks/index_million.py [--rows 1000000] [--width 256] [--queries 200] [--json]
 
 Needs the ``search`` extra, about 6 GB of memory and 4 GB of disk.  The embeddings are made up: unit vectors in clusters
 of uneven size, as photos of one party lie together; the queries are new members of those clusters.  Exact search is
@@ -158,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="stored embeddings")
     parser.add_argument("--width", type=int, default=256, help="D, the width of an embedding")
-    parser.add_argument("--queries", type=int, default=50, help="queries asked of both")
+    parser.add_argument("--queries", type=int, default=200, help="queries asked of both")
     parser.add_argument("--folder", type=Path, help="keep the index here, and take it if it's there")
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
     options = parser.parse_args()

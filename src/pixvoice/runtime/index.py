@@ -28,7 +28,7 @@ FOLDER_NAME = ".pixvoice-index"
 FORMAT = 1
 ANN_ROWS = 50_000  # rows; with fewer, exact search takes milliseconds
 PARTITION_ROWS = 1_000_000  # rows of one graph of the approximate index, at most about twice as many
-PROBES, EF, REFINE = 8, 200, 2  # partitions searched, candidates of each, exact distances for each result wanted
+PROBES, EF, REFINE = 8, 300, 2  # partitions searched, candidates of each, exact similarities for a result wanted
 KEEP_VERSIONS = timedelta(minutes=10)  # for searches that are under way
 NOTICED_AFTER = timedelta(seconds=1)  # another process's changes, by a search; to look at each query costs 0.4 ms
 _FACTS = b"pixvoice"  # key of the schema's metadata
@@ -115,11 +115,15 @@ class PhotoIndex:
         if table is None:
             return []
         with self._reading():
-            search = table.query().nearest_to(vector).column("vector").distance_type("dot").limit(top)
-            search = search.nprobes(PROBES).ef(max(EF, REFINE * top)).refine_factor(REFINE)
+            search = table.query().nearest_to(vector).column("vector").distance_type("dot").limit(REFINE * top)
+            search = search.nprobes(PROBES).ef(max(EF, REFINE * top))
             texts = ["text"] if kind == "recordings" else []  # a photo has none, and to look takes half as long again
-            found = wait(search.select(["path", *texts, "_distance"]).to_list())
-        return [Hit(self._path(row["path"]), 1.0 - float(row["_distance"]), row.get("text", "")) for row in found]
+            found = wait(search.select(["path", *texts, "vector"]).to_arrow())
+        exact = found["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.embed_dim) @ vector
+        best = np.argsort(-exact, kind="stable")[:top]
+        columns = {name: found[name].to_pylist() for name in ("path", *texts)}
+        said = columns.get("text", [""] * len(exact))
+        return [Hit(self._path(columns["path"][row]), float(exact[row]), said[row]) for row in best]
 
     def known(self, kind: Kind) -> dict[Path, Entry]:
         """Every file of a kind.  Raises InputError."""
