@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 from pixvoice.contracts import Floats
 from pixvoice.errors import BundleError, OptionError
 
-ORDER, LONGEST = 8, 12  # N; up to the longest, a context of 50 letters' script is a number of 63 bits
+LONGEST = 12  # N; up to it, a context in a script of 50 letters is a number of 63 bits
 RARE_ABOVE, RARE = 4, 2  # contexts of more letters than that, seen fewer times than that, are forgotten
 CACHED = 20_000  # contexts
 FILE = "letters.safetensors"
@@ -40,7 +40,7 @@ class LetterModel:
         self._cached_logs = lru_cache(CACHED)(lambda context: np.log(self._cached(context)).tolist())
 
     @classmethod
-    def learn(cls, texts: Iterable[str], letters: str, order: int = ORDER) -> LetterModel:
+    def learn(cls, texts: Iterable[str], letters: str, order: int) -> LetterModel:
         """The model of ``texts`` in ``letters``, a space among them.
 
         Raises OptionError for an ``order`` that isn't 1 to LONGEST, or for no text at all.
