@@ -140,6 +140,10 @@ class Recognizer(ABC):
     def transcribe(self, audio: Sequence[Audio]) -> list[str]:
         """Audio clips, each (L,) -> lower-case text, one string a clip."""
 
+    def transcribe_scored(self, audio: Sequence[Audio]) -> tuple[list[str], list[float]]:
+        """As ``transcribe``, with the log-probability of each text; 0 for all, where the recognizer doesn't know it."""
+        return self.transcribe(audio), [0.0] * len(audio)
+
 
 class SearchModel(ABC):
     """Speech and photos -> one space, where a photo lies near the speech about it.

@@ -76,10 +76,10 @@ class Texts:
         return "".join(reversed(letters)).strip()
 
 
-def best_text(log_probs: Floats, model: LetterModel, beam: int = BEAM) -> str:
+def best_text(log_probs: Floats, model: LetterModel, beam: int = BEAM) -> tuple[str, float]:
     """Log-probabilities (T, V + 1), the blank last, of a frame's letters -> the likeliest text that the beam keeps.
 
-    A run of spaces is one.
+    A run of spaces is one.  With the text comes its score, the log-probability by which it was weighed.
     """
     texts = Texts(model)
     kept: dict[int, Scores] = {0: (0.0, NEVER, 0.0)}
@@ -91,7 +91,8 @@ def best_text(log_probs: Floats, model: LetterModel, beam: int = BEAM) -> str:
         best = nlargest(beam, [(plus(blank, letter) + s, end) for end, (blank, letter, s) in found.items()])
         kept = {texts.number(end): found[end] for _, end in best}
     ended = {text: plus(blank, letter) + s + _last_space(texts, text) for text, (blank, letter, s) in kept.items()}
-    return texts.written(max(ended, key=ended.__getitem__))
+    likeliest = max(ended, key=ended.__getitem__)
+    return texts.written(likeliest), ended[likeliest]
 
 
 def _last_space(texts: Texts, text: int) -> float:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pixvoice.errors import OptionError
 from pixvoice.retrieve.parts import ImagePart, SpeechPart, TextPart
+from pixvoice.speeds import check_speeds
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,6 +47,7 @@ class RetrieverConfig:
     dropout: float = 0.1
     stack: int = 1  # frames joined into one before the transformer
     window: int = 1500  # frames heard at once; longer recordings are heard in several windows
+    speeds: tuple[float, ...] = (1.0,)  # at which a recording is heard when the model is used
 
     def check(self) -> None:
         """Raise OptionError for what can't be built."""
@@ -55,6 +57,7 @@ class RetrieverConfig:
             raise OptionError(f"embed_dim {self.embed_dim} is not divisible by heads ({self.heads})")
         if self.window % self.stack:
             raise OptionError(f"window {self.window} is not divisible by stack ({self.stack})")
+        check_speeds(self.speeds)
 
     @property
     def reads(self) -> bool:

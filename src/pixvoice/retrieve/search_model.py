@@ -11,6 +11,7 @@ import torch
 from pixvoice.contracts import Audio, Floats, Recognizer, SearchModel
 from pixvoice.errors import OptionError
 from pixvoice.retrieve.model import DualChannel
+from pixvoice.speeds import at_speed, merge
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,9 +62,9 @@ class TorchSearchModel(SearchModel):
     @torch.inference_mode()
     def embed_speech(self, audio: Sequence[Audio]) -> tuple[Floats, list[str]]:
         """Audio clips (B of them, each (L,), any length) -> embeddings (B, D) and what the recognizer read in each."""
-        texts = self.recognizer.transcribe(audio) if self.recognizer else [""] * len(audio)
-        rows = [self._one(clip, text) for clip, text in zip(audio, texts, strict=True)]
-        return np.stack(rows) if rows else np.zeros((0, self.embed_dim), np.float32), texts
+        heard = [self._one(clip) for clip in audio]
+        rows = [embedding for embedding, _ in heard]
+        return np.stack(rows) if rows else np.zeros((0, self.embed_dim), np.float32), [text for _, text in heard]
 
     @torch.inference_mode()
     def embed_with_texts(self, audio: Sequence[Audio], texts: Sequence[str]) -> Floats:
@@ -72,9 +73,18 @@ class TorchSearchModel(SearchModel):
             raise OptionError(
                 f"{self.name} reads no transcripts (variant {self.model.dims.variant}); give another model"
             )
-        return np.stack([self._one(clip, text) for clip, text in zip(audio, texts, strict=True)])
+        return np.stack([self._one(clip, text)[0] for clip, text in zip(audio, texts, strict=True)])
 
-    def _one(self, clip: Audio, text: str) -> Floats:
+    def _one(self, clip: Audio, given: str | None = None) -> tuple[Floats, str]:
+        """A clip (L,) heard at every speed -> its embedding (D,) and the likeliest text."""
+        clips = [at_speed(clip, speed) for speed in self.model.dims.speeds]
+        texts, scores = [given or ""] * len(clips), [0.0] * len(clips)
+        if self.recognizer is not None and given is None:
+            texts, scores = self.recognizer.transcribe_scored(clips)
+        rows = np.stack([self._embed(clip, text) for clip, text in zip(clips, texts, strict=True)])
+        return merge(rows, scores), texts[int(np.argmax(scores))]
+
+    def _embed(self, clip: Audio, text: str) -> Floats:
         missing = max(0, int(SHORTEST_S * self.sample_rate) - len(clip))
         padded = torch.from_numpy(np.pad(np.asarray(clip, np.float32), (0, missing)))
         device = next(self.model.parameters()).device

@@ -213,15 +213,20 @@ class SmallRecognizer(Recognizer):
 
     def transcribe(self, audio: Sequence[Audio]) -> list[str]:
         """Audio clips, each (L,) -> lower-case text; each is heard by itself, with a tenth of a second at least."""
-        return [self.hear(clip)[1] for clip in audio]
+        return self.transcribe_scored(audio)[0]
+
+    def transcribe_scored(self, audio: Sequence[Audio]) -> tuple[list[str], list[float]]:
+        """As ``transcribe``, with the score of each text where there is a letter model, and 0 where there is none."""
+        heard = [self.hear(clip) for clip in audio]
+        return [text for _, text, _ in heard], [score for _, _, score in heard]
 
     @torch.inference_mode()
-    def hear(self, clip: Audio) -> tuple[Tensor, str]:
-        """Audio (L,) -> hidden frames (T, D) and the text, in one pass."""
+    def hear(self, clip: Audio) -> tuple[Tensor, str, float]:
+        """Audio (L,) -> hidden frames (T, D), the text and its score, in one pass."""
         missing = max(0, self.sample_rate // 10 - len(clip))
         audio = torch.from_numpy(np.pad(np.asarray(clip, np.float32), (0, missing)))
         hidden = self.recognizer.forward_features(audio[None])
         logits = self.recognizer.head(hidden)
         if self._spelling is None:
-            return hidden[0], greedy(logits)[0]
-        return hidden[0], best_text(log_softmax(logits[0].numpy()), self._spelling)
+            return hidden[0], greedy(logits)[0], 0.0
+        return hidden[0], *best_text(log_softmax(logits[0].numpy()), self._spelling)

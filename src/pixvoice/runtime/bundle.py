@@ -104,7 +104,8 @@ class RecognizerSizes:
 class SearchSizes:
     """The dual-channel model: embeddings ``embed_dim`` wide, of the recognizer's frames, ``frame_dim`` wide, and words.
 
-    Frames are heard ``window`` at a time, ``stack`` of them joined; ``buckets`` are those of the words' n-grams.
+    Frames are heard ``window`` at a time, ``stack`` of them joined; ``buckets`` are those of the words' n-grams.  A
+    recording is heard at each of ``speeds``.
     """
 
     variant: str
@@ -113,6 +114,7 @@ class SearchSizes:
     stack: int
     window: int
     buckets: int
+    speeds: tuple[float, ...] = (1.0,)
 
     @property
     def reads(self) -> bool:
@@ -190,6 +192,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return None if value is None else _value(get_args(hint)[0], value, where)
     if is_dataclass(hint):
         return parse(hint, value, where)  # type: ignore[arg-type]
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_value(get_args(hint)[0], one, where) for one in value)
     allowed = (int, float) if hint is float else get_origin(hint) or hint
     if not isinstance(value, allowed) or isinstance(value, bool):
         raise BundleError(f"{where}: {value!r} isn't a {hint.__name__}; export the bundle again with: pixvoice export")

@@ -18,6 +18,7 @@ from pixvoice.letter_model import LetterModel
 from pixvoice.runtime.bundle import IMAGE_ENCODER, RECOGNIZER, SEARCH_LETTERS, SEARCH_PHOTO, SEARCH_SPEECH, Bundle
 from pixvoice.runtime.recognizer import SHORTEST_S, spell
 from pixvoice.runtime.sessions import OnnxImageEncoder
+from pixvoice.speeds import at_speed, check_speeds, merge
 from pixvoice.words import table
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ class OnnxSearchModel(SearchModel):
         if info.search is None or info.recognizer is None:
             hint = "choose another bundle, or export one with a retriever: pixvoice export"
             raise BundleError(f"{bundle.folder}: this bundle has no weights for search; {hint}")
+        try:
+            check_speeds(info.search.speeds)
+        except OptionError as error:
+            raise BundleError(f"{bundle.folder}: {error}; export the bundle again with: pixvoice export") from None
         self.bundle, self.sizes, self._letters = bundle, info.search, info.recognizer.letters
         self._rate = info.recognizer.sample_rate
         self._spelling: LetterModel | None = None
@@ -105,24 +110,31 @@ class OnnxSearchModel(SearchModel):
         return np.stack([self._one(clip, text)[0] for clip, text in zip(audio, texts, strict=True)])
 
     def _one(self, clip: Audio, given: str | None = None) -> tuple[Floats, str]:
+        """A clip (L,) heard at every speed -> its embedding (D,) and the likeliest text."""
+        heard = [self._hear(at_speed(np.asarray(clip, np.float32), speed), given) for speed in self.sizes.speeds]
+        rows, texts, scores = zip(*heard, strict=True)
+        return merge(np.stack(rows), scores), texts[int(np.argmax(scores))]
+
+    def _hear(self, clip: Audio, given: str | None) -> tuple[Floats, str, float]:
+        """A clip (L,) -> its embedding (D,), what was read in it, and the score of that."""
         missing = max(0, int(SHORTEST_S * self._rate) - len(clip))
-        padded = np.pad(np.asarray(clip, np.float32), (0, missing))
+        padded = np.pad(clip, (0, missing))
         logits, hidden = self._recognizer.run(("logits", "hidden"), {"audio": padded[None]})
-        text = given or ""
+        text, score = given or "", 0.0
         if self.sizes.reads and given is None:
-            text = self._read(logits[0])
+            text, score = self._read(logits[0])
         inputs: dict[str, Any] = {}
         if self.sizes.hears:
             inputs["hidden"], inputs["mask"] = self._windows(hidden[0])
         if self.sizes.reads:
             inputs["ngrams"] = table([text], self.sizes.buckets)[0][0]
         embedding: Floats = self._speech.run(("embedding",), inputs)[0][0]
-        return embedding, text
+        return embedding, text, score
 
-    def _read(self, logits: Floats) -> str:
-        """The recognizer's logits (T, letters + blank) -> text."""
+    def _read(self, logits: Floats) -> tuple[str, float]:
+        """The recognizer's logits (T, letters + blank) -> text and its score, 0 where no letter model weighs it."""
         if self._spelling is None:
-            return spell(logits.argmax(axis=-1).tolist(), self._letters)
+            return spell(logits.argmax(axis=-1).tolist(), self._letters), 0.0
         return best_text(log_softmax(logits), self._spelling)
 
     def _windows(self, hidden: Floats) -> tuple[Floats, Any]:

@@ -146,7 +146,7 @@ def search_sizes(model: DualChannel) -> b.SearchSizes:
     assert model.speech is not None
     buckets = model.text.buckets if isinstance(model.text, SmallTextPart) else 0
     c = model.dims
-    return b.SearchSizes(c.variant, c.embed_dim, model.speech.frame_dim, c.stack, c.window, buckets)
+    return b.SearchSizes(c.variant, c.embed_dim, model.speech.frame_dim, c.stack, c.window, buckets, c.speeds)
 
 
 def _decoding(lm: PixVoxConfig, speech: Codec | SpokenUnits) -> dict[str, dict[str, Any]]:

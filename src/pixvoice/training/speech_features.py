@@ -88,7 +88,7 @@ def _hear(recordings: Sequence[Path], recognizer: SmallRecognizer, number: int |
         audio = read_audio(recording, recognizer.sample_rate)
         if number is not None:
             audio = vary(audio, np.random.default_rng((number, crc32(recording.name.encode()))))
-        hidden, text = recognizer.hear(audio)
+        hidden, text, _ = recognizer.hear(audio)
         frames.append(hidden.half().numpy())
         texts.append(text)
     save_arrays(path.with_suffix(".npz"), lengths=np.array([len(f) for f in frames]), texts=np.array(texts))
