@@ -126,6 +126,23 @@ def test_a_letter_model_is_heard_by_both_forms(made: dict[str, tuple[Path, Path]
         load_search_model(tmp_path / "bundle")
 
 
+@pytest.mark.parametrize("variant", ["full", "pipeline", "e2e"])
+def test_a_query_is_heard_at_every_speed(variant: str, tmp_path: Path) -> None:
+    retriever = save(tmp_path / "retriever", replace(SIZES, variant=variant, speeds=(1.0, 0.7)))
+    if variant != "e2e":
+        (retriever / FILE).write_bytes(LetterModel.learn(["a dog runs", "two dogs"], LETTERS, 4).save())
+    runs = [tiny.runs()[task] for task in tiny.TASKS]
+    export_bundle(*runs, tmp_path / "bundle", name="tiny", dtype="fp32", retriever=retriever)  # type: ignore[arg-type]
+    exported, trained = load_search_model(tmp_path / "bundle"), load_trained(retriever)
+    embeddings, read = exported.embed_speech(clips())
+    expected, texts = trained.embed_speech(clips())
+    assert read == texts
+    np.testing.assert_allclose(embeddings, expected, atol=2e-5)
+    sizes = asdict(exported.sizes) | {"speeds": [1.0]}
+    once = load_search_model(damage(tmp_path / "bundle", tmp_path / "once", search=sizes))
+    assert np.abs(once.embed_speech(clips())[0] - embeddings)[3:].max() > 1e-4
+
+
 def test_nothing_to_embed(made: dict[str, tuple[Path, Path]]) -> None:
     exported = load_search_model(made["full"][1])
     assert exported.embed_photos([]).shape == (0, 8)
@@ -168,6 +185,8 @@ def test_damaged_bundles_are_one_line(made: dict[str, tuple[Path, Path]], tmp_pa
     faults = [
         damage(whole, tmp_path / "narrow", search=sizes | {"embed_dim": 9}),
         damage(whole, tmp_path / "words", search=sizes | {"buckets": "many"}),
+        damage(whole, tmp_path / "fast", search=sizes | {"speeds": [1.0, 9.0]}),
+        damage(whole, tmp_path / "still", search=sizes | {"speeds": []}),
         damage(whole, tmp_path / "deaf", recognizer=None),
         damage(whole, tmp_path / "gone"),
     ]

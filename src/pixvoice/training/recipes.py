@@ -26,6 +26,7 @@ from pixvoice.files import read_bytes
 from pixvoice.letter_model import LONGEST
 from pixvoice.patterns import PATTERNS
 from pixvoice.retrieve.model import VARIANTS
+from pixvoice.speeds import FASTEST, SLOWEST
 from pixvoice.training.options import TrainOptions
 
 TASKS = {
@@ -378,6 +379,8 @@ RULES = (
          "loudness: {0} is of the sound beside the words, but variant {1} has one channel; leave loudness out"),
     Rule("retriever", ("model.embed_dim", "model.heads"), lambda width, heads: width % heads == 0,
          "model.embed_dim: {0} is not divisible by model.heads ({1})"),
+    Rule("retriever", ("model.speeds",), lambda speeds: speeds and all(SLOWEST <= s <= FASTEST for s in speeds),
+         f"model.speeds: {{0}}; give one or more, each {SLOWEST:g} to {FASTEST:g}"),
     Rule("retriever", ("model.window", "model.stack"), lambda window, stack: window % stack == 0,
          "model.window: {0} is not divisible by model.stack ({1})"),
     Rule("describer", ("model.max_steps", "max_frames", "model.pattern", "model.num_codebooks"),
