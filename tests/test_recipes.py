@@ -143,7 +143,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         (DESCRIBER, "model.max_steps=60", "model.max_steps: 60 is too few for max_frames (64) in the delay pattern"),
         (RETRIEVER, "average=1", "average: 1.0 is not at least 0 and below 1"),
         (RETRIEVER, "loudness=[1.0, 0.5]", "loudness: (1.0, 0.5) is of the sound beside the words, but variant"),
-        (RETRIEVER, "model.speeds=[1,3]", "model.speeds: [1.0, 3.0]; give one or more, each 0.5 to 2"),
+        (RETRIEVER, "model.speeds=[1,3]", "model.speeds: (1.0, 3.0); give one or more, each 0.5 to 2"),
         (RETRIEVER, "spelling=13", "spelling: n-grams of 13 letters are too long; give at most 12, or 0 for none"),
         (RETRIEVER.replace("pipeline", "e2e"), "spelling=8", "spelling: 8, but nothing reads letters"),
         (RETRIEVER, "loudness=[]", "loudness: [] is not a list in [brackets], each a number"),
