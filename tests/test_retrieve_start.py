@@ -14,12 +14,16 @@ pytest.importorskip("transformers", reason="training needs transformers (the tra
 from safetensors.torch import load_file  # noqa: E402
 
 import tiny  # noqa: E402
+from pixvoice.audio import read_audio  # noqa: E402
+from pixvoice.data import load_dataset  # noqa: E402
 from pixvoice.errors import BundleError, OptionError  # noqa: E402
+from pixvoice.letter_model import LetterModel  # noqa: E402
 from pixvoice.retrieve.build import read_spelling  # noqa: E402
 from pixvoice.retrieve.losses import LossOptions  # noqa: E402
+from pixvoice.retrieve.small_parts import SmallRecognizer  # noqa: E402
 from pixvoice.speech.ctc import LETTERS, CTCRecognizer  # noqa: E402
 from pixvoice.training.loudness import choose_loudness  # noqa: E402
-from pixvoice.training.retriever import begin, load_retriever, run  # noqa: E402
+from pixvoice.training.retriever import SpokenPhotos, begin, load_retriever, run  # noqa: E402
 from pixvoice.training.trainer import save_model  # noqa: E402
 from test_retrieve import PARTS, SIZES, data, recipe_for  # noqa: E402, F401
 
@@ -116,3 +120,18 @@ def test_a_run_knows_how_its_captions_are_spelled(data: Path, tmp_path: Path) ->
     assert spelling is not None and spelling.order == 3
     after = dict(zip(LETTERS, spelling.log_probs("do"), strict=True))  # its texts are "dog 0", "dog 1", ...
     assert max(after, key=after.__getitem__) == "g"
+
+
+def test_what_was_heard_is_spelled_anew_as_the_search_will(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    spelling, recipe = LetterModel.learn(["a dog runs", "two dogs"], LETTERS, 4), recipe_for(data)
+    samples = load_dataset(data / "manifest.jsonl", "dev")
+    dev = SpokenPhotos(samples, recipe, tmp_path, crops=0, passes=0)
+    before = list(dev.texts[0])
+    dev.spell(spelling)
+    recognizer = tiny.models()["recognizer"][0]
+    clips = [read_audio(sample.audio, recognizer.dims.sample_rate) for sample in samples if sample.audio]
+    assert SmallRecognizer(recognizer).transcribe(clips) == before
+    assert SmallRecognizer(recognizer, spelling=spelling).transcribe(clips) == dev.texts[0] != before
+    written = SpokenPhotos(samples, replace(recipe, transcripts="truth"), tmp_path, crops=0, passes=0)
+    written.spell(spelling)
+    assert written.texts[0] == ["dog 8", "dog 9"]

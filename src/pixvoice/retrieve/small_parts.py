@@ -225,8 +225,13 @@ class SmallRecognizer(Recognizer):
         """Audio (L,) -> hidden frames (T, D), the text and its score, in one pass."""
         missing = max(0, self.sample_rate // 10 - len(clip))
         audio = torch.from_numpy(np.pad(np.asarray(clip, np.float32), (0, missing)))
-        hidden = self.recognizer.forward_features(audio[None])
+        hidden = self.recognizer.forward_features(audio[None])[0]
+        return hidden, *self.write(hidden)
+
+    @torch.inference_mode()
+    def write(self, hidden: Tensor) -> tuple[str, float]:
+        """Hidden frames (T, D) -> the text and its score."""
         logits = self.recognizer.head(hidden)
         if self._spelling is None:
-            return hidden[0], greedy(logits)[0], 0.0
-        return hidden[0], *best_text(log_softmax(logits[0].numpy()), self._spelling)
+            return greedy(logits[None])[0], 0.0
+        return best_text(log_softmax(logits.numpy()), self._spelling)

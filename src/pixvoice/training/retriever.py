@@ -59,10 +59,10 @@ class RetrieverRecipe:
 
     With ``average`` over 0 what is measured and kept is the moving average of the weights, of which each step leaves so
     much as it was (0.995, say).  ``loudness`` are factors of what the sound adds to the words: in the end the one with
-    the best recall on dev is kept.
+    the best recall on dev is kept, with the words as the finished model reads them.
 
     ``spelling`` is the length of the letter n-grams of the manifests' texts that help the recognizer write words when
-    the model is used; 0 is none.  In training it writes what it hears.
+    the model is used; 0 is none.  While it learns, it takes the best letter of each frame.
     """
 
     manifests: tuple[Path, ...]
@@ -131,6 +131,12 @@ class SpokenPhotos:
         truth = [s.text or "" for s in spoken]
         self.texts = [truth] * self.passes if transcripts == "truth" else heard
         self.truth = truth if transcripts == "both" else None
+
+    def spell(self, spelling: LetterModel) -> None:
+        """Read what was heard as the finished model will, with the help of ``spelling``."""
+        if self.speech is not None and self.texts is self.speech.texts:
+            self.speech.spell(spelling)
+            self.texts = self.speech.texts
 
     def pixels(self, photos: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Tensor:
         """The image student's features (B, P, D) of one view of each of B photos."""
@@ -353,11 +359,14 @@ def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
     options = replace(recipe.train, batch_size=1)
     log = train(contrast, batches, options, output, lambda items: items[0], in_order=True, callbacks=callbacks)
     model.load_state_dict(load_file(output / BEST))
+    spelling = learn_spelling(samples, recipe.spelling) if recipe.spelling and processes.is_main() else None
     if recipe.loudness != (1.0,) and processes.is_main():
+        if spelling is not None:
+            dev.spell(spelling)
         found = choose_loudness(model, recipe.loudness, lambda: _score(dev_recalls(model, dev)))
         tell(f"sum of dev recall at 10 by loudness of the sound: {found}")
-    if recipe.spelling and processes.is_main():
-        write_bytes_atomically(output / FILE, learn_spelling(samples, recipe.spelling).save())
+    if spelling is not None:
+        write_bytes_atomically(output / FILE, spelling.save())
     save_model(model, config, "retriever", output)
     return log
 

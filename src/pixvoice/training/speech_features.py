@@ -9,9 +9,11 @@ from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pixvoice.audio import read_audio
 from pixvoice.contracts import Audio
+from pixvoice.letter_model import LetterModel
 from pixvoice.retrieve.small_parts import SmallRecognizer
 from pixvoice.speech.ctc import CTCConfig, CTCRecognizer
 from pixvoice.training import processes
@@ -68,6 +70,14 @@ class SpeechFeatures:
         ends = np.cumsum(saved["lengths"])
         self._frames[number] += [flat[end - length : end] for end, length in zip(ends, saved["lengths"], strict=True)]
         self.texts[number] += saved["texts"].tolist()
+
+    def spell(self, spelling: LetterModel) -> None:
+        """Make the texts those that the recognizer writes with the help of ``spelling``."""
+        writer = SmallRecognizer(self._recognizer.recognizer, spelling=spelling)
+        self.texts = [
+            [writer.write(torch.from_numpy(np.float32(one)))[0] for one in follow(frames, "texts spelled")]
+            for frames in self._frames
+        ]
 
     def frames(
         self, recordings: Sequence[int], passes: Sequence[int]
