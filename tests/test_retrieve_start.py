@@ -113,6 +113,21 @@ def test_the_sound_is_as_loud_as_finds_most_on_dev(data: Path, tmp_path: Path) -
     assert float(ratio) in (pytest.approx(1.0), pytest.approx(0.5))
 
 
+def test_a_soup_is_the_mean_of_trainings(data: Path, words: Path, tmp_path: Path) -> None:  # noqa: F811
+    recipe = recipe_for(data, parts=replace(PARTS, image_norm=True), evaluate_every=2)
+    recipe = replace(recipe, train=replace(recipe.train, steps=2))
+    run(recipe, tmp_path / "one")
+    run(replace(recipe, train=replace(recipe.train, seed=1), soup=(tmp_path / "one",)), tmp_path / "soup")
+    one, soup = (load_retriever(tmp_path / name).state_dict() for name in ("one", "soup"))
+    own = load_file(tmp_path / "soup" / "best.safetensors")
+    for name in ("acoustic.out.weight", "text.vectors.weight", "image.out.weight"):
+        assert not torch.equal(one[name], own[name])
+        torch.testing.assert_close(soup[name], (one[name] + own[name]) / 2)
+    with pytest.raises(BundleError, match="soup: not all of its retrievers have the recipe's sizes"):
+        run(replace(recipe, soup=(tmp_path / "one", words)), tmp_path / "other")
+    assert not (tmp_path / "other" / "checkpoints").exists()  # before anything is trained
+
+
 def test_a_run_knows_how_its_captions_are_spelled(data: Path, tmp_path: Path) -> None:  # noqa: F811
     recipe = recipe_for(data, spelling=3, evaluate_every=4)
     run(replace(recipe, train=replace(recipe.train, steps=4)), tmp_path / "run")

@@ -61,6 +61,9 @@ class RetrieverRecipe:
     much as it was (0.995, say).  ``loudness`` are factors of what the sound adds to the words: in the end the one with
     the best recall on dev is kept, with the words as the finished model reads them.
 
+    ``soup`` are folders of finished retrievers of the same sizes, from the same start: in the end, weights are the mean
+    of theirs and this one's.  Source: Wortsman et al. 2022, "Model soups" (arXiv 2203.05482).
+
     ``spelling`` is the length of the letter n-grams of the manifests' texts that help the recognizer write words when
     the model is used; 0 is none.  While it learns, it takes the best letter of each frame.
     """
@@ -87,6 +90,7 @@ class RetrieverRecipe:
     keep_start: bool = False
     average: float = 0.0
     loudness: tuple[float, ...] = (1.0,)
+    soup: tuple[Path, ...] = ()
     spelling: int = 0
 
 
@@ -328,7 +332,7 @@ def _untrained(recipe: RetrieverRecipe) -> tuple[DualChannel, SmallConfig | Full
 def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
     """Train the dual-channel model of ``recipe`` into ``output`` and return the log.
 
-    Raises InputError if a manifest, photo or recording can't be read, and what ``begin`` raises.
+    Raises InputError if a manifest, photo or recording can't be read, and what ``begin`` and ``mean_weights`` raise.
     """
     from pixvoice.data import load_dataset
 
@@ -337,6 +341,8 @@ def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
     samples = [s for m in recipe.manifests for s in load_dataset(m, recipe.split)]
     dev_samples = [s for m in recipe.dev for s in load_dataset(m, recipe.dev_split)]
     model, config = begin(recipe)
+    others = [load_retriever(folder) for folder in recipe.soup]
+    mean_weights([model, *others])  # or they are refused before anything is trained
     trained, frozen = count_parameters(model)
     tell(f"trainable {trained:,} of {trained + frozen:,} parameters")
     if isinstance(config, FullConfig):
@@ -365,10 +371,26 @@ def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
             dev.spell(spelling)
         found = choose_loudness(model, recipe.loudness, lambda: _score(dev_recalls(model, dev)))
         tell(f"sum of dev recall at 10 by loudness of the sound: {found}")
+    if recipe.soup:
+        model.load_state_dict(mean_weights([model, *others]))
     if spelling is not None:
         write_bytes_atomically(output / FILE, spelling.save())
     save_model(model, config, "retriever", output)
     return log
+
+
+def mean_weights(models: Sequence[DualChannel]) -> dict[str, Tensor]:
+    """The mean of all weights of ``models``; what isn't a real number stays the first's.  Raises BundleError."""
+    states = [model.state_dict() for model in models]
+    shapes = [{name: weight.shape for name, weight in state.items()} for state in states]
+    if any(other != shapes[0] for other in shapes):
+        raise BundleError(
+            "soup: not all of its retrievers have the recipe's sizes; train them with the same model keys"
+        )
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0) if weight.is_floating_point() else weight
+        for name, weight in states[0].items()
+    }
 
 
 def learn_spelling(samples: Sequence[Sample], order: int) -> LetterModel:
