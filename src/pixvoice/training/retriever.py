@@ -380,17 +380,13 @@ def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
 
 
 def mean_weights(models: Sequence[DualChannel]) -> dict[str, Tensor]:
-    """The mean of all weights of ``models``; what isn't a real number stays the first's.  Raises BundleError."""
+    """The mean of what ``models`` learned; counters, recognizer and student are the first's.  Raises BundleError."""
     states = [model.state_dict() for model in models]
     shapes = [{name: weight.shape for name, weight in state.items()} for state in states]
     if any(other != shapes[0] for other in shapes):
-        raise BundleError(
-            "soup: not all of its retrievers have the recipe's sizes; train them with the same model keys"
-        )
-    return {
-        name: torch.stack([state[name] for state in states]).mean(0) if weight.is_floating_point() else weight
-        for name, weight in states[0].items()
-    }
+        raise BundleError("soup: not all of its retrievers have the recipe's sizes; train them with its model keys")
+    own = [n for n, w in states[0].items() if w.is_floating_point() and not n.startswith(OTHERS)]
+    return states[0] | {name: torch.stack([state[name] for state in states]).mean(0) for name in own}
 
 
 def learn_spelling(samples: Sequence[Sample], order: int) -> LetterModel:
