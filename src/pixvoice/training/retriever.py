@@ -62,7 +62,7 @@ class RetrieverRecipe:
     the best recall on dev is kept, with the words as the finished model reads them.
 
     ``soup`` are folders of finished retrievers of the same sizes, from the same start: in the end, weights are the mean
-    of theirs and this one's.  Source: Wortsman et al. 2022, "Model soups" (arXiv 2203.05482).
+    of theirs and this one's, and the loudness is chosen once more.  Source: Wortsman et al. 2022, "Model soups" (arXiv 2203.05482).
 
     ``spelling`` is the length of the letter n-grams of the manifests' texts that help the recognizer write words when
     the model is used; 0 is none.  While it learns, it takes the best letter of each frame.
@@ -366,17 +366,22 @@ def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
     log = train(contrast, batches, options, output, lambda items: items[0], in_order=True, callbacks=callbacks)
     model.load_state_dict(load_file(output / BEST))
     spelling = learn_spelling(samples, recipe.spelling) if recipe.spelling and processes.is_main() else None
-    if recipe.loudness != (1.0,) and processes.is_main():
-        if spelling is not None:
-            dev.spell(spelling)
-        found = choose_loudness(model, recipe.loudness, lambda: _score(dev_recalls(model, dev)))
-        tell(f"sum of dev recall at 10 by loudness of the sound: {found}")
-    if recipe.soup:
+    if recipe.loudness != (1.0,) and spelling is not None:
+        dev.spell(spelling)
+    _settle_loudness(model, recipe, dev)
+    if others:
         model.load_state_dict(mean_weights([model, *others]))
+        _settle_loudness(model, recipe, dev)
     if spelling is not None:
         write_bytes_atomically(output / FILE, spelling.save())
     save_model(model, config, "retriever", output)
     return log
+
+
+def _settle_loudness(model: DualChannel, recipe: RetrieverRecipe, dev: SpokenPhotos) -> None:
+    if recipe.loudness != (1.0,) and processes.is_main():
+        found = choose_loudness(model, recipe.loudness, lambda: _score(dev_recalls(model, dev)))
+        tell(f"sum of dev recall at 10 by loudness of the sound: {found}")
 
 
 def mean_weights(models: Sequence[DualChannel]) -> dict[str, Tensor]:
