@@ -61,8 +61,8 @@ class RetrieverRecipe:
     much as it was (0.995, say).  ``loudness`` are factors of what the sound adds to the words: in the end the one with
     the best recall on dev is kept, with the words as the finished model reads them.
 
-    ``soup`` are folders of finished retrievers of the same sizes and start, whose weights are averaged with these in the
-    end (Wortsman et al. 2022, "Model soups", arXiv 2203.05482); the loudness is then chosen anew.
+    ``soup`` are folders of finished retrievers of the same sizes and start, whose weights are averaged with these in
+    the end (Wortsman et al. 2022, "Model soups", arXiv 2203.05482); the loudness is then chosen anew.
 
     ``spelling`` is the length of the letter n-grams of the manifests' texts that help the recognizer write words when
     the model is used; 0 is none.  While it learns, it takes the best letter of each frame.
