@@ -81,9 +81,15 @@ def test_overrides(tmp_path: Path) -> None:
     assert load_recipe(path, ["cache=runs/cache"]) == load_recipe(path, ["cache=a", "cache=runs/cache"])
 
 
-@pytest.mark.parametrize("text", [CODEC, DESCRIBER, STUDENT, RECOGNIZER, UNITS, VOCODER])
+@pytest.mark.parametrize("text", [CODEC, DESCRIBER, STUDENT, RECOGNIZER, UNITS, VOCODER, RETRIEVER])
 def test_a_recipe_written_back_is_equal(tmp_path: Path, text: str) -> None:
     recipe = load_recipe(write(tmp_path, text))
+    assert load_recipe(write(tmp_path, to_yaml(recipe))) == recipe
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_run_that_goes_on_reads_its_own_recipe(tmp_path: Path, path: Path) -> None:
+    recipe = load_recipe(path)
     assert load_recipe(write(tmp_path, to_yaml(recipe))) == recipe
 
 

@@ -90,7 +90,7 @@ class RetrieverRecipe:
     keep_start: bool = False
     average: float = 0.0
     loudness: tuple[float, ...] = (1.0,)
-    soup: tuple[Path, ...] = ()
+    soup: tuple[Path, ...] | None = None
     spelling: int = 0
 
 
@@ -341,7 +341,7 @@ def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
     samples = [s for m in recipe.manifests for s in load_dataset(m, recipe.split)]
     dev_samples = [s for m in recipe.dev for s in load_dataset(m, recipe.dev_split)]
     model, config = begin(recipe)
-    others = [load_retriever(folder) for folder in recipe.soup]
+    others = [load_retriever(folder) for folder in recipe.soup or ()]
     mean_weights([model, *others])  # or they are refused before anything is trained
     trained, frozen = count_parameters(model)
     tell(f"trainable {trained:,} of {trained + frozen:,} parameters")
