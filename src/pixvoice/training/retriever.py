@@ -27,7 +27,7 @@ from pixvoice.retrieve.model import DualChannel, RetrieverConfig, count_paramete
 from pixvoice.retrieve.small_parts import PartsConfig, SmallConfig, small_dual_channel
 from pixvoice.speech.ctc import LETTERS, CTCConfig, CTCRecognizer, to_letters
 from pixvoice.training import processes
-from pixvoice.training.averaging import Averaging, averaged
+from pixvoice.training.averaging import Averaging, averaged, mean_weights
 from pixvoice.training.caches import photo_features
 from pixvoice.training.loudness import choose_loudness
 from pixvoice.training.options import TrainOptions
@@ -342,7 +342,7 @@ def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
     dev_samples = [s for m in recipe.dev for s in load_dataset(m, recipe.dev_split)]
     model, config = begin(recipe)
     others = [load_retriever(folder) for folder in recipe.soup or ()]
-    mean_weights([model, *others])  # or they are refused before anything is trained
+    mean_weights([model, *others], OTHERS)  # or they are refused before anything is trained
     trained, frozen = count_parameters(model)
     tell(f"trainable {trained:,} of {trained + frozen:,} parameters")
     if isinstance(config, FullConfig):
@@ -370,7 +370,7 @@ def run(recipe: RetrieverRecipe, output: Path) -> list[dict[str, float]]:
         dev.spell(spelling)
     _settle_loudness(model, recipe, dev)
     if others:
-        model.load_state_dict(mean_weights([model, *others]))
+        model.load_state_dict(mean_weights([model, *others], OTHERS))
         _settle_loudness(model, recipe, dev)
     if spelling is not None:
         write_bytes_atomically(output / FILE, spelling.save())
@@ -382,16 +382,6 @@ def _settle_loudness(model: DualChannel, recipe: RetrieverRecipe, dev: SpokenPho
     if recipe.loudness != (1.0,) and processes.is_main():
         found = choose_loudness(model, recipe.loudness, lambda: _score(dev_recalls(model, dev)))
         tell(f"sum of dev recall at 10 by loudness of the sound: {found}")
-
-
-def mean_weights(models: Sequence[DualChannel]) -> dict[str, Tensor]:
-    """The mean of what ``models`` learned; counters, recognizer and student are the first's.  Raises BundleError."""
-    states = [model.state_dict() for model in models]
-    shapes = [{name: weight.shape for name, weight in state.items()} for state in states]
-    if any(other != shapes[0] for other in shapes):
-        raise BundleError("soup: not all of its retrievers have the recipe's sizes; train them with its model keys")
-    own = [n for n, w in states[0].items() if w.is_floating_point() and not n.startswith(OTHERS)]
-    return states[0] | {name: torch.stack([state[name] for state in states]).mean(0) for name in own}
 
 
 def learn_spelling(samples: Sequence[Sample], order: int) -> LetterModel:
