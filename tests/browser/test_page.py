@@ -42,11 +42,19 @@ def test_the_audio_element_repeats_what_was_heard(visit: Visit) -> None:
     assert visitor.page.evaluate(LISTEN) > 0.05
 
 
+PRESS_AT_FIRST_SOUND = """() => {
+    const timer = setInterval(() => {
+        if (window.pieces.length === 0) return;
+        clearInterval(timer);
+        document.querySelector('#hear').click();
+    }, 5);
+}"""  # in the page, so that a slow machine presses in the middle too
+
+
 def test_a_press_in_the_middle_stops(visit: Visit) -> None:
     visitor = visit()
     visitor.choose(MOOSE)
-    visitor.page.click("#hear")
-    visitor.until("window.pieces.length > 0")
+    visitor.page.evaluate(PRESS_AT_FIRST_SOUND)
     visitor.page.click("#hear")
     visitor.says("Stopped")
     visitor.hear()  # and begins again
