@@ -91,6 +91,8 @@ def visit(launch: Callable[[str], Any], service: str) -> Iterator[Callable[..., 
         page = launch(recording).new_context(**(options or DESKTOP)).new_page()
         visitors.append(Visitor(page))
         visitors[-1].go(address)
+        if address == service:
+            visitors[-1].until("!document.querySelector('#search').hidden")  # the answer has been drawn as well
         return visitors[-1]
 
     yield visited
