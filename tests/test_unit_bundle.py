@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,13 @@ def test_the_tokens_of_speech_are_those_of_the_training(kind: str) -> None:
         np.testing.assert_allclose(ours.decode(codes), theirs.decode(codes).clip(-1.0, 1.0), atol=1e-4)
     assert len(np.unique(codes)) > 2
     assert ours.decode(np.zeros((1, 0), np.int64)).shape == (0,)
+
+
+def test_units_last_longer_where_a_change_costs() -> None:
+    ours = tokenizer("pairs")
+    priced = ours.units_of(ours.encode(noise(9_000)))
+    ours.sizes = replace(ours.sizes, segment_cost=0.0)
+    assert 2 < len(priced) < len(ours.units_of(ours.encode(noise(9_000))))
 
 
 @given(st.lists(st.integers(0, tiny_units.UNITS - 1), max_size=30))

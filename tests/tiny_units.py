@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,9 @@ VOCODER = LatentVocoderConfig(UNITS, HOP, LatentVocoderSizes(8, 1, 8, 1, 8), tin
 KINDS = {"pairs": (PAIRS_MADE, True), "merged": (0, True), "frames": (0, False)}
 """What a describer says: byte pairs, merged units, or the unit of every frame."""
 
+SEGMENT_COSTS = {"pairs": 0.05, "merged": 0.0, "frames": 0.02}
+"""What a change of unit costs, as squared distance between frames 16 wide."""
+
 
 def noise(samples: int) -> np.ndarray:
     """Noise (L,) that is another loudness every 40 ms."""
@@ -42,9 +46,10 @@ def runs(kind: str = "pairs") -> dict[str, Path]:
     if root.exists():
         return folders
     pairs, merged = KINDS[kind]
-    encoder = UnitEncoder(ENCODER)
+    config = replace(ENCODER, segment_cost=SEGMENT_COSTS[kind])
+    encoder = UnitEncoder(config)
     tiny.loud(encoder)
-    save_model(encoder, ENCODER, "units", folders["units"])
+    save_model(encoder, config, "units", folders["units"])
     frames = torch.from_numpy(OwnFeatures(encoder)(noise(9_600)))
     save_file({CENTROIDS: frames[5::10].clone()}, folders["units"] / KMEANS)
     (folders["units"] / PAIRS).write_text(json.dumps({"units": UNITS, "merges": MERGES}))
@@ -53,8 +58,8 @@ def runs(kind: str = "pairs") -> dict[str, Path]:
     speech = SpeechParts(
         sample_rate=RATE, units=folders["units"], vocoder=folders["vocoder"], unit_pairs=pairs, merged=merged
     )
-    config = UnitDescriberConfig(PixVoxConfig(**sizes), folders["student"], speech)
-    save_model(tiny.loud(PixVoxLM(config.model)), config, "describer", folders["describer"])
+    said = UnitDescriberConfig(PixVoxConfig(**sizes), folders["student"], speech)
+    save_model(tiny.loud(PixVoxLM(said.model)), said, "describer", folders["describer"])
     return folders
 
 

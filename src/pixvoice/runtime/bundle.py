@@ -75,7 +75,8 @@ class UnitSizes:
 
     It says neighbours that are equal once, and how many frames they last hangs on ``reach`` units either way; where
     ``reach`` is null, it says the unit of every frame.  The vocoder makes sound of ``together`` frames at once, from
-    ``context`` times so many before them and ``lookahead`` times so many after.
+    ``context`` times so many before them and ``lookahead`` times so many after.  A change of unit costs
+    ``segment_cost`` when speech is encoded.
     """
 
     sample_rate: int
@@ -85,6 +86,7 @@ class UnitSizes:
     together: int
     context: int
     lookahead: int
+    segment_cost: float = 0.0
 
     @property
     def frame_length(self) -> int:

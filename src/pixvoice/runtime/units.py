@@ -16,6 +16,7 @@ from pixvoice.contracts import Audio, Codes
 from pixvoice.errors import BundleError
 from pixvoice.runtime.bundle import UNIT_DURATIONS, UNIT_ENCODER, UNIT_PAIRS, UNIT_VOCODER, Bundle
 from pixvoice.runtime.sessions import OnnxSpeechTokenizer, OnnxTokenizer, Voice, run
+from pixvoice.segments import cheapest_units
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -82,7 +83,7 @@ class OnnxUnitTokenizer(OnnxTokenizer):
 
     @cached_property
     def _encoder(self) -> ort.InferenceSession:
-        return self._bundle.session(UNIT_ENCODER, {"audio": (None, None), "units": (None, None)})
+        return self._bundle.session(UNIT_ENCODER, {"audio": (None, None), "distances": (None, None, None)})
 
     @property
     def sample_rate(self) -> int:
@@ -121,8 +122,8 @@ class OnnxUnitTokenizer(OnnxTokenizer):
         if not len(audio):
             return NOTHING
         whole = np.pad(audio.astype(np.float32, copy=False), (0, -len(audio) % self.sizes.hop))
-        units: Codes = self._encoder.run(("units",), {"audio": whole[None]})[0][0]
-        return units
+        distances = self._encoder.run(("distances",), {"audio": whole[None]})[0][0]
+        return cheapest_units(distances, self.sizes.segment_cost)
 
     def _tokens(self, frames: Codes) -> Codes:
         """The unit of each frame (F,) -> tokens (1, T)."""

@@ -95,8 +95,10 @@ def unit_tokenizer(parts: SpeechParts) -> UnitTokenizer:
     from pixvoice.speech.units import HubertFeatures, UnitTokenizer, read_centroids
 
     features: UnitFeatures
+    segment_cost = 0.0
     if parts.units is not None:
         features, kmeans = OwnFeatures.load(parts.units), parts.kmeans or parts.units / KMEANS
+        segment_cost = features.encoder.dims.segment_cost
     elif parts.checkpoint is None:
         raise OptionError("speech.checkpoint: is missing; name an EnCodec such as facebook/encodec_24khz, or a HuBERT")
     elif parts.kmeans is None:
@@ -105,7 +107,7 @@ def unit_tokenizer(parts: SpeechParts) -> UnitTokenizer:
         refuse_pickles(parts.checkpoint)
         features, kmeans = HubertFeatures(parts.checkpoint, parts.layer), parts.kmeans
     vocoder = None if parts.vocoder is None else load_vocoder(parts.vocoder)
-    return UnitTokenizer(features, read_centroids(kmeans), vocoder, parts.merged)
+    return UnitTokenizer(features, read_centroids(kmeans), vocoder, parts.merged, segment_cost)
 
 
 def refuse_pickles(checkpoint: str) -> None:

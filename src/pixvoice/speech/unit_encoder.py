@@ -32,7 +32,11 @@ HIDDEN_SECONDS, HIDDEN_SHARE = 0.2, 0.5  # the length of a hidden span, and how 
 
 @dataclass(frozen=True)
 class UnitEncoderConfig:
-    """Sizes of the encoder, and its units: clusters of what block ``layer`` (from 1) gives; saved with its weights."""
+    """Sizes of the encoder, and its units: clusters of what block ``layer`` (from 1) gives; saved with its weights.
+
+    A recording's units are those whose squared distances from its frames, and ``segment_cost`` for each change of unit,
+    sum to least (``pixvoice.segments``).
+    """
 
     sample_rate: int = 16_000
     hop_length: int = 160
@@ -44,6 +48,7 @@ class UnitEncoderConfig:
     dropout: float = 0.1
     layer: int = 4
     units: int = 200
+    segment_cost: float = 0.0
 
     @property
     def frame_length(self) -> int:

@@ -26,6 +26,7 @@ from transformers import HubertModel, Wav2Vec2FeatureExtractor
 from pixvoice.contracts import Audio, Codes, Floats, SpeechTokenizer
 from pixvoice.errors import BundleError, OptionError
 from pixvoice.retrieve.hf_load import guarded, load_tower
+from pixvoice.segments import cheapest_units
 from pixvoice.speech.transformers_asr import split_at_pauses
 
 WANTED = "HuBERT"
@@ -111,9 +112,14 @@ class UnitTokenizer(SpeechTokenizer):
     """
 
     def __init__(
-        self, features: UnitFeatures, centroids: Floats, vocoder: UnitSpeaker | None = None, merged: bool = True
+        self,
+        features: UnitFeatures,
+        centroids: Floats,
+        vocoder: UnitSpeaker | None = None,
+        merged: bool = True,
+        segment_cost: float = 0.0,
     ) -> None:
-        """``centroids`` (N, D); without ``vocoder`` it only encodes.
+        """``centroids`` (N, D); without ``vocoder`` it only encodes.  ``segment_cost`` as for ``cheapest_units``.
 
         Raises BundleError if the three don't fit together.
         """
@@ -123,6 +129,7 @@ class UnitTokenizer(SpeechTokenizer):
                 " give the k-means of this encoder's layer"
             )
         self.features, self.centroids, self.vocoder, self.merged = features, centroids, vocoder, merged
+        self.segment_cost = segment_cost
         if vocoder is not None:
             self._check(vocoder)
 
@@ -165,7 +172,7 @@ class UnitTokenizer(SpeechTokenizer):
         """Audio (L,) -> the unit of each frame (F,)."""
         frames = self.features(np.asarray(audio, dtype=np.float32))
         distances = (self.centroids**2).sum(axis=1) - 2 * frames @ self.centroids.T  # |frame|^2 is the same for all
-        return np.asarray(distances.argmin(axis=1), dtype=np.int64)
+        return cheapest_units(distances, self.segment_cost)
 
     @torch.inference_mode()
     def decode(self, codes: Codes) -> Audio:

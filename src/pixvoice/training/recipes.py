@@ -269,7 +269,7 @@ def _nearest(name: str, allowed: Sequence[str] | Mapping[str, Any], prefix: str)
 
 ZERO_ALLOWED = {
     "seed", "warmup_steps", "weight_decay", "clip_norm", "crops", "teacher_steps", "speed_change", "passes", "prompts",
-    "inner", "each", "layer", "agreement", "pairs", "unit_pairs", "coverage", "spelling",
+    "inner", "each", "layer", "agreement", "pairs", "unit_pairs", "coverage", "spelling", "segment_cost",
 }  # fmt: skip
 ONE_OF = {
     "pattern": tuple(PATTERNS), "variant": VARIANTS, "transcripts": ("recognizer", "truth", "both"),

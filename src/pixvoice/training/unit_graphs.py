@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from pixvoice.describe.model import PixVoxConfig
 from pixvoice.errors import BundleError
 from pixvoice.runtime import bundle as b
-from pixvoice.speech.clusters import nearest
 from pixvoice.speech.latent_vocoder import LatentVocoder
 from pixvoice.speech.pretrained import SpeechParts, load_speech_tokenizer
 from pixvoice.speech.unit_encoder import OwnFeatures, UnitEncoder, UnitFrames
@@ -30,6 +29,7 @@ class SpokenUnits:
     vocoder: LatentVocoder
     pairs: UnitPairs | None
     merged: bool
+    segment_cost: float
 
     @classmethod
     def load(cls, speech: SpeechParts, units: Path, vocoder: Path, dims: PixVoxConfig) -> SpokenUnits:
@@ -46,17 +46,18 @@ class SpokenUnits:
         if not isinstance(single.vocoder, LatentVocoder):
             raise BundleError(f"{vocoder}: a vocoder that no bundle holds; give the run of a training of task: vocoder")
         centroids = torch.from_numpy(single.centroids)
-        return cls(single.features.encoder, centroids, single.vocoder, pairs, single.merged)
+        encoder, cost = single.features.encoder, single.segment_cost
+        return cls(encoder, centroids, single.vocoder, pairs, single.merged, cost)
 
     def sizes(self) -> b.UnitSizes:
         """What ``bundle.json`` says of them."""
         v = self.vocoder
         reach = v.dur_predictor.reach if self.merged else None
-        return b.UnitSizes(v.sample_rate, v.hop, v.units, reach, v.ratio, v.context, v.lookahead)
+        return b.UnitSizes(v.sample_rate, v.hop, v.units, reach, v.ratio, v.context, v.lookahead, self.segment_cost)
 
 
 class UnitEncoderGraph(nn.Module):
-    """Audio (B, L), whole frames -> the unit of each (B, F)."""
+    """Audio (B, L), whole frames -> their squared distances from the units (B, F, N), less each frame's own square."""
 
     centroids: Tensor
 
@@ -66,7 +67,7 @@ class UnitEncoderGraph(nn.Module):
         self.register_buffer("centroids", units.centroids)
 
     def forward(self, audio: Tensor) -> Tensor:
-        return nearest(self.frames(audio), self.centroids)
+        return self.centroids.square().sum(-1) - 2.0 * self.frames(audio) @ self.centroids.T
 
 
 class DurationsGraph(nn.Module):
@@ -100,7 +101,7 @@ def unit_graphs(units: SpokenUnits) -> dict[str, Graph]:
     folded = torch.zeros(2, vocoder.ratio, 24, dtype=torch.int64)
     frames = {0: "batch", 1: "frames"}
     found = {
-        b.UNIT_ENCODER: Graph(UnitEncoderGraph(units), {"audio": audio}, ("units",), sound | {"units": frames}),
+        b.UNIT_ENCODER: Graph(UnitEncoderGraph(units), {"audio": audio}, ("distances",), sound | {"distances": frames}),
         b.UNIT_VOCODER: Graph(
             UnitVocoderGraph(vocoder), {"units": folded}, ("audio",), sound | {"units": {0: "batch", 2: "frames"}}
         ),

@@ -174,7 +174,7 @@ def _keep_units(
         frames_of_all = all_frames(features, recordings, recipe, "frames")
         centroids = fit_kmeans(frames_of_all, recipe.model.units, recipe.train.seed)
     write_bytes_atomically(output / KMEANS, save({CENTROIDS: centroids}))
-    units = UnitTokenizer(features, centroids.numpy())
+    units = UnitTokenizer(features, centroids.numpy(), segment_cost=recipe.model.segment_cost)
     frames = [units.frame_units(read_audio(path, units.sample_rate)) for path in follow(recordings, "units")]
     merged = [merge_runs(one)[0] for one in frames]
     used, kept, all_of_them = len(np.unique(np.concatenate(merged))), sum(map(len, merged)), sum(map(len, frames))

@@ -95,7 +95,8 @@ def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 def frame_units(recordings: Sequence[Path], tokenizer: UnitTokenizer, cache: Path) -> list[Codes]:
     """The unit of each frame (F,) of each recording, kept in ``cache``."""
-    path = cache / f"units-{stamp(tokenizer.centroids.tobytes(), recordings)}.npz"
+    made_by = tokenizer.centroids.tobytes() + (str(tokenizer.segment_cost).encode() if tokenizer.segment_cost else b"")
+    path = cache / f"units-{stamp(made_by, recordings)}.npz"
     with processes.main_first():
         if not path.exists():
             rate = tokenizer.sample_rate
