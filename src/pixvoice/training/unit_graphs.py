@@ -67,7 +67,8 @@ class UnitEncoderGraph(nn.Module):
         self.register_buffer("centroids", units.centroids)
 
     def forward(self, audio: Tensor) -> Tensor:
-        return self.centroids.square().sum(-1) - 2.0 * self.frames(audio) @ self.centroids.T
+        distances: Tensor = self.centroids.square().sum(-1) - 2.0 * self.frames(audio) @ self.centroids.T
+        return distances
 
 
 class DurationsGraph(nn.Module):
