@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 pytest.importorskip("transformers", reason="needs the train extra")
 
 import tiny  # noqa: E402
-from pixvoice.audio import write_wav  # noqa: E402
+from pixvoice.audio import read_audio, write_wav  # noqa: E402
 from pixvoice.contracts import SpeechTokenizer  # noqa: E402
 from pixvoice.describe.speaker import load_speaker  # noqa: E402
 from pixvoice.errors import BundleError, InputError, OptionError  # noqa: E402
@@ -28,12 +28,13 @@ from pixvoice.speech.pretrained import SpeechParts, load_speech_tokenizer  # noq
 from pixvoice.speech.unit_encoder import (  # noqa: E402
     Cepstra,
     MaskedUnits,
+    OwnFeatures,
     UnitEncoder,
     UnitEncoderConfig,
     hidden_spans,
 )
 from pixvoice.speech.unit_pairs import UnitPairs  # noqa: E402
-from pixvoice.speech.units import merge_runs  # noqa: E402
+from pixvoice.speech.units import merge_runs, read_centroids  # noqa: E402
 from pixvoice.training.recipes import load_recipe  # noqa: E402
 from pixvoice.training.runs import Run  # noqa: E402
 
@@ -261,3 +262,27 @@ def test_what_does_not_fit(
 def test_units_that_do_not_fill_a_codec_frame() -> None:
     with pytest.raises(BundleError, match="units of 300 samples a frame don't fill the codec's 320"):
         LatentVocoder(LatentVocoderConfig(UNITS, 300, codec=tiny.CODEC))
+
+
+def test_units_may_be_those_of_some_of_the_recordings(place: Path, tmp_path: Path) -> None:
+    """All teach the encoder; only the recordings of ``clustered`` become units."""
+    samples = [json.loads(line) for line in (place / "manifest.jsonl").read_text().splitlines()]
+    (place / "one.jsonl").write_text(json.dumps(samples[2]) + "\n")
+    train(place, "units", "one-voice", f"crop_frames: 32\nclusters: 4\nclustered: [{place / 'one.jsonl'}]\npairs: 4")
+    encoder = {name: (place / name / "model.safetensors").read_bytes() for name in ("first", "one-voice")}
+    assert encoder["one-voice"] == encoder["first"]
+    frames = torch.from_numpy(OwnFeatures.load(place / "one-voice")(read_audio(place / "2.wav", RATE)))
+    wanted = fit_kmeans(frames, UNITS, 0).numpy()
+    np.testing.assert_allclose(read_centroids(place / "one-voice" / "kmeans.safetensors"), wanted, atol=1e-5)
+
+
+def test_units_that_cost_something_to_change_last_longer(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "units", tmp_path / "units")
+    config = json.loads((tmp_path / "units" / "config.json").read_text())
+    config["config"]["segment_cost"] = 30.0
+    (tmp_path / "units" / "config.json").write_text(json.dumps(config))
+    said = [
+        load_speech_tokenizer(SpeechParts(sample_rate=RATE, units=folder / "units"), 1, UNITS).encode(sequence(1))
+        for folder in (place, tmp_path)
+    ]
+    assert 1 < said[1].shape[1] < said[0].shape[1]

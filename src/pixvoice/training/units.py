@@ -49,7 +49,8 @@ class UnitsRecipe:
     With the objective ``masked``, the encoder predicts ``clusters`` clusters of cepstra of what it can't hear, or, with
     ``targets``, the units of a finished training in that folder; clusters of its frames become the units.  With
     ``reconstruction`` it is the encoder of a VQ-VAE, whose codebook is the units.  Clusters and the ``pairs`` byte
-    pairs are those of ``cluster_recordings`` recordings.
+    pairs are those of ``cluster_recordings`` recordings; the units and their pairs of those in the manifests
+    ``clustered``, where they are told: one voice's units need tell no voices apart.
 
     With a ``student``, the units are visually grounded: speech must also tell its photo, as that image student sees it
     in 2 + ``crops`` views, from the others of the batch; ``grounding`` weighs that loss.
@@ -64,6 +65,7 @@ class UnitsRecipe:
     targets: Path | None = None
     clusters: int = 100
     cluster_recordings: int = 2000
+    clustered: tuple[Path, ...] | None = None
     pairs: int = 0
     student: Path | None = None
     grounding: float = 1.0
@@ -136,18 +138,12 @@ def run(recipe: UnitsRecipe, output: Path) -> list[dict[str, float]]:
     Raises what ``begin`` raises, InputError if a manifest or a photo can't be read or there is no recording, and
     BundleError for a ``student`` that isn't one.
     """
-    from pixvoice.data import load_dataset
-
     torch.set_num_threads(recipe.train.threads)
     torch.manual_seed(recipe.train.seed)
-    samples = [s for m in recipe.manifests for s in load_dataset(m, recipe.split) if s.audio is not None]
-    paths = [s.audio for s in samples if s.audio is not None]
-    if not paths:
-        raise InputError("no sample has a recording: make some with `pixvoice synthesize`, and name its manifest")
-    order = np.random.default_rng(recipe.train.seed).permutation(len(paths))
-    some = [paths[i] for i in order[: recipe.cluster_recordings]]
+    samples, paths = _recordings(recipe.manifests, recipe.split)
+    clustered = paths if recipe.clustered is None else _recordings(recipe.clustered, recipe.split)[1]
     config = recipe.model
-    model = begin(recipe, some)
+    model = begin(recipe, _some(paths, recipe))
     count = recipe.train.steps * recipe.train.batch_size
     length = recipe.crop_frames * config.frame_length
     crops = SpeechCrops(paths, config.sample_rate, length, count, recipe.train.seed)
@@ -158,9 +154,25 @@ def run(recipe: UnitsRecipe, output: Path) -> list[dict[str, float]]:
     else:
         log = train(model, crops, recipe.train, output)
     if processes.is_main():
-        _keep_units(model, recipe, some, output)
+        _keep_units(model, recipe, _some(clustered, recipe), output)
     save_model(model.encoder, config, "units", output)
     return log
+
+
+def _recordings(manifests: Sequence[Path], split: str) -> tuple[list[Sample], list[Path]]:
+    """The samples with a recording, and those recordings.  Raises InputError if there is none."""
+    from pixvoice.data import load_dataset
+
+    samples = [s for manifest in manifests for s in load_dataset(manifest, split) if s.audio is not None]
+    if not samples:
+        raise InputError("no sample has a recording: make some with `pixvoice synthesize`, and name its manifest")
+    return samples, [s.audio for s in samples if s.audio is not None]
+
+
+def _some(recordings: Sequence[Path], recipe: UnitsRecipe) -> list[Path]:
+    """``cluster_recordings`` of the recordings, the same for the same seed."""
+    order = np.random.default_rng(recipe.train.seed).permutation(len(recordings))
+    return [recordings[i] for i in order[: recipe.cluster_recordings]]
 
 
 def _keep_units(
