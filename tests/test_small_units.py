@@ -264,7 +264,7 @@ def test_units_that_do_not_fill_a_codec_frame() -> None:
         LatentVocoder(LatentVocoderConfig(UNITS, 300, codec=tiny.CODEC))
 
 
-def test_units_may_be_those_of_some_of_the_recordings(place: Path, tmp_path: Path) -> None:
+def test_units_may_be_those_of_some_of_the_recordings(place: Path) -> None:
     """All teach the encoder; only the recordings of ``clustered`` become units."""
     samples = [json.loads(line) for line in (place / "manifest.jsonl").read_text().splitlines()]
     (place / "one.jsonl").write_text(json.dumps(samples[2]) + "\n")
