@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason="recipes need torch (the train extra)")
+torch = pytest.importorskip("torch", reason="recipes need torch (the train extra)")
 pytest.importorskip("transformers", reason="recipes need transformers (the train extra)")
 yaml = pytest.importorskip("yaml", reason="recipes need PyYAML (the train extra)")
 
 from pixvoice import cli  # noqa: E402
 from pixvoice.errors import InputError, OptionError  # noqa: E402
+from pixvoice.training import options  # noqa: E402
 from pixvoice.training.codec import CodecRecipe  # noqa: E402
 from pixvoice.training.describer import DescriberRecipe  # noqa: E402
 from pixvoice.training.recipes import TASKS, flatten, load_recipe, missing_inputs, task_of, to_yaml  # noqa: E402
@@ -93,6 +94,46 @@ def test_a_run_that_goes_on_reads_its_own_recipe(tmp_path: Path, path: Path) -> 
     assert load_recipe(write(tmp_path, to_yaml(recipe))) == recipe
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_is_the_machines_choice_unless_told(
+    tmp_path: Path, able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "has_bf16", lambda on_gpu=True: able and on_gpu)  # a GPU, beside an old processor
+    path = write(tmp_path, CODEC)
+    untold = load_recipe(path).train
+    assert untold.bf16 is None and untold == load_recipe(path, ["train.bf16=null"]).train
+    assert untold.in_bf16() is able and untold.in_bf16(on_gpu=False) is False
+    for told in ("true", "false"):
+        train = load_recipe(path, [f"train.bf16={told}"]).train
+        assert train.in_bf16() is train.in_bf16(on_gpu=False) is (told == "true")
+
+
+@pytest.mark.parametrize(
+    ("machine", "avx512_bf16", "onednn", "able"),
+    [
+        ("x86_64", True, True, True),
+        ("x86_64", False, True, False),  # AVX-512 without bfloat16: oneDNN would emulate it
+        ("AMD64", False, False, False),
+        ("aarch64", False, True, True),
+        ("aarch64", False, False, False),
+    ],
+)
+def test_which_processors_compute_in_bfloat16(
+    machine: str, avx512_bf16: bool, onednn: bool, able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
+    monkeypatch.setattr(options.platform, "machine", lambda: machine)
+    assert options.has_bf16() is options.has_bf16(on_gpu=False) is able
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert options.has_bf16() is False
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
+    assert options.has_bf16() is True and options.has_bf16(on_gpu=False) is False
+
+
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     text = (
         "task: describer\nmanifests: a.jsonl\ncodec: runs/codec\nmodle: {}\n"
@@ -124,7 +165,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         (CODEC, "train.learning_rate=fast", "train.learning_rate: 'fast' is not a number"),
         (CODEC, "train.steps=true", "train.steps: True is not a whole number"),
         (CODEC, "train.steps=2.5", "train.steps: 2.5 is not a whole number"),
-        (CODEC, "train.bf16=1", "train.bf16: 1 is not true or false"),
+        (CODEC, "train.bf16=1", "train.bf16: 1 is not true or false, or null"),
         (CODEC, "train.seed=-1", "train.seed: -1 is not at least 0"),
         (CODEC, "split=", "split: None is not a text"),
         (CODEC, "split=''", "split: is empty; give a text"),

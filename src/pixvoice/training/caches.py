@@ -15,6 +15,7 @@ from pixvoice.errors import BundleError, InputError
 from pixvoice.images import read_image
 from pixvoice.training import processes
 from pixvoice.training.image_encoders import load_image_encoder
+from pixvoice.training.options import has_bf16
 from pixvoice.training.progress import follow
 from pixvoice.training.student import view
 
@@ -41,7 +42,7 @@ def _photo_features(photos: Sequence[Path], student: Path, crops: int) -> npt.ND
     for i, photo in enumerate(follow(photos, "image features")):
         image = read_image(photo)
         views = np.stack([view(image, n, encoder.dims.image_size, seed=i) for n in range(2 + crops)])
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16(on_gpu=False)):
             features.append(encoder(torch.from_numpy(views)).half().numpy())
     return np.concatenate(features)
 

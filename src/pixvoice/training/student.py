@@ -98,7 +98,7 @@ class TeacherViews(Dataset[Any]):
             views = [view(image, n, self.recipe.model.image_size, seed=i) for n in range(self.views)]
             rows = slice(i * self.views, (i + 1) * self.views)
             pixels = torch.from_numpy(np.stack(views))
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.train.bf16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.train.in_bf16(on_gpu=False)):
                 self.features[rows] = teacher(pixels).float().numpy()
             self.pixels[rows] = (pixels * 255).round().byte().numpy()
             self.done[i] = 1

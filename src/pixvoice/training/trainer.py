@@ -73,7 +73,7 @@ def train(
         weight_decay=options.weight_decay,
         max_grad_norm=options.clip_norm,
         adam_beta2=0.98,
-        bf16=options.bf16,
+        bf16=options.in_bf16(),
         fsdp=True if options.fsdp else None,  # type: ignore[arg-type]  # its text is out of use
         use_cpu=not torch.cuda.is_available(),
         save_steps=options.save_every,
