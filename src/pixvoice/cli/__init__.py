@@ -32,6 +32,7 @@ from pixvoice.cli import (
     serve,
     synthesize,
     train,
+    unpack,
 )
 from pixvoice.errors import OutputError, PixVoiceError
 
@@ -53,6 +54,7 @@ app.command("search")(search.search)
 app.command("serve")(serve.serve)
 app.command("synthesize")(synthesize.synthesize)
 app.command("train")(train.train)
+app.command("unpack")(unpack.unpack)
 evaluate.app.command("complete")(evaluate_complete.complete)
 evaluate.app.command("emotion")(evaluate_emotion.emotion)
 evaluate.app.command("storage")(evaluate_storage.storage)

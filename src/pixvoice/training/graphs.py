@@ -187,9 +187,8 @@ class Start(nn.Module):
 def graphs(models: Trained) -> dict[str, Graph]:
     """What the bundle's ONNX files compute, by file name."""
     student, lm, speech = models.student, models.describer, models.speech
-    size, kept = student.dims.image_size, lm.dims.num_codebooks
-    pixels = torch.zeros(2, 3, size, size)
-    features = student(pixels)
+    kept, photo = lm.dims.num_codebooks, photo_graph(student)
+    features = student(photo.inputs["pixels"])
     cross = lm.start(features)
     layers, two, batch, heads, _, width = cross.shape
     step_inputs = {
@@ -199,7 +198,7 @@ def graphs(models: Trained) -> dict[str, Graph]:
     }
     past_axes = {2: "batch", 4: "steps"}
     found = {
-        b.IMAGE_ENCODER: Graph(student, {"pixels": pixels}, ("features",), _batched("pixels", "features")),
+        b.IMAGE_ENCODER: photo,
         b.DESCRIBER_START: Graph(
             Start(lm), {"features": features}, ("cross",), {"features": {0: "batch"}, "cross": {2: "batch"}}
         ),
@@ -213,13 +212,24 @@ def graphs(models: Trained) -> dict[str, Graph]:
     }
     found |= codec_graphs(speech, kept) if isinstance(speech, Codec) else unit_graphs(speech)
     if models.recognizer is not None:
-        audio = torch.zeros(2, 10_240)
-        axes = {"audio": {0: "batch", 1: "samples"}}
-        axes |= {name: {0: "batch", 1: "frames"} for name in ("logits", "hidden")}
-        found[b.RECOGNIZER] = Graph(Hear(models.recognizer), {"audio": audio}, ("logits", "hidden"), axes)
+        found[b.RECOGNIZER] = recognizer_graph(models.recognizer)
     if models.retriever is not None:
         found |= search_graphs(models.retriever, features)
     return found
+
+
+def photo_graph(student: ImageStudent | ImageUnits) -> Graph:
+    """The file of the image student, or of image units in its place."""
+    size = student.dims.image_size
+    pixels = torch.zeros(2, 3, size, size)
+    return Graph(student, {"pixels": pixels}, ("features",), _batched("pixels", "features"))
+
+
+def recognizer_graph(recognizer: CTCRecognizer) -> Graph:
+    """The recognizer's file."""
+    axes = {"audio": {0: "batch", 1: "samples"}}
+    axes |= {name: {0: "batch", 1: "frames"} for name in ("logits", "hidden")}
+    return Graph(Hear(recognizer), {"audio": torch.zeros(2, 10_240)}, ("logits", "hidden"), axes)
 
 
 def codec_graphs(codec: Codec, kept: int) -> dict[str, Graph]:

@@ -61,10 +61,11 @@ class UnitEncoderGraph(nn.Module):
 
     centroids: Tensor
 
-    def __init__(self, units: SpokenUnits) -> None:
+    def __init__(self, encoder: UnitEncoder, centroids: Tensor) -> None:
+        """``centroids`` (N, D) of the encoder's frames."""
         super().__init__()
-        self.frames = UnitFrames(units.encoder)
-        self.register_buffer("centroids", units.centroids)
+        self.frames = UnitFrames(encoder)
+        self.register_buffer("centroids", centroids)
 
     def forward(self, audio: Tensor) -> Tensor:
         distances: Tensor = self.centroids.square().sum(-1) - 2.0 * self.frames(audio) @ self.centroids.T
@@ -96,21 +97,24 @@ class UnitVocoderGraph(nn.Module):
 
 def unit_graphs(units: SpokenUnits) -> dict[str, Graph]:
     """The files of speech, by name."""
-    vocoder = units.vocoder
-    sound = {"audio": {0: "batch", 1: "samples"}}
-    audio = torch.zeros(2, 8 * vocoder.hop)
+    heard = unit_encoder_graph(UnitEncoderGraph(units.encoder, units.centroids))
+    return {b.UNIT_ENCODER: heard} | vocoder_graphs(units.vocoder, units.merged)
+
+
+def unit_encoder_graph(units: UnitEncoderGraph) -> Graph:
+    """The encoder's file."""
+    audio = torch.zeros(2, 8 * units.frames.encoder.dims.frame_length)
+    axes = {"audio": {0: "batch", 1: "samples"}, "distances": {0: "batch", 1: "frames"}}
+    return Graph(units, {"audio": audio}, ("distances",), axes)
+
+
+def vocoder_graphs(vocoder: LatentVocoder, merged: bool) -> dict[str, Graph]:
+    """The vocoder's file, and that of its durations if neighbours are ``merged``."""
     folded = torch.zeros(2, vocoder.ratio, 24, dtype=torch.int64)
-    frames = {0: "batch", 1: "frames"}
-    found = {
-        b.UNIT_ENCODER: Graph(UnitEncoderGraph(units), {"audio": audio}, ("distances",), sound | {"distances": frames}),
-        b.UNIT_VOCODER: Graph(
-            UnitVocoderGraph(vocoder), {"units": folded}, ("audio",), sound | {"units": {0: "batch", 2: "frames"}}
-        ),
-    }
-    if units.merged:
-        row = {0: "batch", 1: "units"}
-        said = torch.zeros(2, 24, dtype=torch.int64)
-        found[b.UNIT_DURATIONS] = Graph(
-            DurationsGraph(vocoder), {"units": said}, ("durations",), {"units": row, "durations": row}
-        )
+    sound = {"units": {0: "batch", 2: "frames"}, "audio": {0: "batch", 1: "samples"}}
+    found = {b.UNIT_VOCODER: Graph(UnitVocoderGraph(vocoder), {"units": folded}, ("audio",), sound)}
+    if merged:
+        said, row = torch.zeros(2, 24, dtype=torch.int64), {0: "batch", 1: "units"}
+        axes = {"units": row, "durations": row}
+        found[b.UNIT_DURATIONS] = Graph(DurationsGraph(vocoder), {"units": said}, ("durations",), axes)
     return found
