@@ -102,7 +102,7 @@ def test_one_command_trains_what_is_not_trained(
     runs, manifest = small_runs(tmp_path / "runs"), data(tmp_path)
     sizes = [f"model.{key}={json.dumps(value)}" for key, value in vars(tiny.DESCRIBER).items()]
     train = ("steps=4", "batch_size=2", "save_every=2", "log_every=2", "bf16=false")
-    own = (f"manifests=[{manifest}]", "teacher_views=null", "teacher_steps=0", "max_frames=30", *sizes)
+    own = (f"manifests=[{manifest}]", "max_frames=30", *sizes)
     changes = [f"train.{value}" for value in train] + [f"pixvox-delay:{value}" for value in own]
     arguments = ["--runs", runs, "--data", manifest, "--row", "pixvox-delay", "--no-round-trip"]
     arguments += [part for change in changes for part in ("--set", change)]

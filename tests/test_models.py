@@ -106,12 +106,12 @@ def test_small_rows_have_the_parameters_of_their_recipes() -> None:
 
     recognizers = [name for name in ROWS if name.startswith("recognizer")]
     makers: dict[str, Any] = {"student-small": ImageStudent, "codec-small": Codec}
-    makers |= {name: UnitEncoder for name in ("units-small", "units-grounded-small", "vqvae-small")}
+    makers |= {name: UnitEncoder for name in ("units-small", "vqvae-small")}
     makers |= {name: CTCRecognizer for name in recognizers}
     with torch.device("meta"):
         for name, maker in makers.items():
             assert count_parameters(maker(sizes(name).model)) == counted(ROWS[name]), name
-        for name, units in (("vocoder-small", 200), ("vocoder-grounded-small", 200), ("vocoder-vqvae-small", 256)):
+        for name, units in (("vocoder-small", 200), ("vocoder-vqvae-small", 256)):
             vocoder = LatentVocoderConfig(units, 640, sizes(name).model, sizes("codec-small").model)
             assert count_parameters(LatentVocoder(vocoder)) == counted(ROWS[name]), name
         for name in ("pixvox-delay-small", "pixvox-parallel-small", "im2sp-small", "im2sp-pairs-small", "e-i2s-small"):
