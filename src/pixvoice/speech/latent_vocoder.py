@@ -29,12 +29,13 @@ IGNORE = 0  # no unit lasts so few frames
 
 @dataclass(frozen=True)
 class LatentVocoderSizes:
-    """How large the vocoder is."""
+    """How large the vocoder is, and how many codec frames its ``codec_blocks`` look ahead, all together."""
 
     width: int = 256
     frame_blocks: int = 3
     codec_width: int = 384
     codec_blocks: int = 4
+    codec_ahead: int = 2
     duration_width: int = 128
 
 
@@ -72,7 +73,10 @@ class LatentVocoder(nn.Module):
         )
         self.frame_blocks = nn.ModuleList([ConvNeXtBlock(sizes.width) for _ in range(sizes.frame_blocks)])
         self.fold = nn.Linear(sizes.width * self.ratio, sizes.codec_width)
-        self.codec_blocks = nn.ModuleList([ConvNeXtBlock(sizes.codec_width) for _ in range(sizes.codec_blocks)])
+        self.ahead = sizes.codec_ahead
+        self.codec_blocks = nn.ModuleList(
+            [ConvNeXtBlock(sizes.codec_width, causal=True) for _ in range(sizes.codec_blocks)]
+        )
         self.project = nn.Linear(sizes.codec_width, config.codec.latent_dim)
         self.decoder = CodecDecoder(config.codec).requires_grad_(False)
 
@@ -99,7 +103,7 @@ class LatentVocoder(nn.Module):
     @property
     def lookahead(self) -> int:
         """Codec frames that it looks ahead."""
-        return self.decoder.lookahead + future(self.codec_blocks) - (-future(self.frame_blocks) // self.ratio)
+        return self.decoder.lookahead + self.ahead - (-future(self.frame_blocks) // self.ratio)
 
     def latents(self, frames: Tensor) -> Tensor:
         """The unit of each frame (B, F), F a multiple of ``ratio`` -> latents of the codec (B, C, D)."""
@@ -107,6 +111,7 @@ class LatentVocoder(nn.Module):
         for block in self.frame_blocks:
             x = block(x)
         x = self.fold(x.reshape(x.shape[0], x.shape[1] // self.ratio, -1))
+        x = F.pad(x, (0, 0, 0, self.ahead))[:, self.ahead :]  # causal blocks over later frames
         for block in self.codec_blocks:
             x = block(x)
         latents: Tensor = self.project(x)

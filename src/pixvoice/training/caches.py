@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,17 @@ from pixvoice.training.progress import follow
 from pixvoice.training.student import view
 
 Numbers = npt.NDArray[np.int64]
+
+
+def photos_of(images: Iterable[Path]) -> list[Path]:
+    """The photos among ``images``, sorted; one that two manifests name by different paths is one photo."""
+    return sorted({image.resolve() for image in images})
+
+
+def photo_numbers(images: Sequence[Path], photos: Sequence[Path]) -> list[int]:
+    """The place of each of ``images`` in ``photos``, which ``photos_of`` gave."""
+    number = {photo: i for i, photo in enumerate(photos)}
+    return [number[image.resolve()] for image in images]
 
 
 def photo_features(photos: Sequence[Path], student: Path, crops: int, cache: Path) -> npt.NDArray[np.float16]:

@@ -12,7 +12,8 @@ from pixvoice.describe.model import PixVoxConfig, PixVoxLM
 from pixvoice.errors import InputError, MissingToolError
 from pixvoice.speech.written import VOCABULARY, Vocabulary, find_voice, has_words
 from pixvoice.training import processes
-from pixvoice.training.describer import CaptionBatches, PhotoFeatures, kept_captions, photo_numbers, train_on
+from pixvoice.training.caches import photo_numbers, photos_of
+from pixvoice.training.describer import CaptionBatches, PhotoFeatures, kept_captions, train_on
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.progress import tell
 from pixvoice.training.trainer import save_model
@@ -64,7 +65,7 @@ def run(recipe: CascadeRecipe, output: Path) -> list[dict[str, float]]:
     written = [(s.image, s.text) for s in samples if s.text is not None and has_words(s.text)]
     if not written:
         raise InputError("no sample has a written caption: a cascade learns from text; give a manifest with texts")
-    texts, photos = [text for _, text in written], sorted({image for image, _ in written})
+    texts, photos = [text for _, text in written], photos_of(image for image, _ in written)
     vocabulary = Vocabulary.learn(texts, recipe.model.codebook_size, recipe.min_count)
     codes = [vocabulary.encode(text)[None] for text in texts]
     kept = kept_captions([one.shape[1] for one in codes], recipe.max_frames)

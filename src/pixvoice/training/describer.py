@@ -22,7 +22,7 @@ from pixvoice.patterns import Pattern, make_pattern
 from pixvoice.speech.codec import Codec, CodecConfig
 from pixvoice.speech.pretrained import SpeechParts
 from pixvoice.training import processes
-from pixvoice.training.caches import Numbers, fingerprint, photo_features, save_arrays
+from pixvoice.training.caches import Numbers, fingerprint, photo_features, photo_numbers, photos_of, save_arrays
 from pixvoice.training.image_units import UnitFeatures
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.progress import follow
@@ -221,12 +221,6 @@ def kept_captions(lengths: Sequence[int], max_frames: int) -> list[int]:
     return kept
 
 
-def photo_numbers(seen: Sequence[Path], photos: Sequence[Path]) -> list[int]:
-    """The place of each of ``seen`` in ``photos``."""
-    number = {photo: i for i, photo in enumerate(photos)}
-    return [number[photo] for photo in seen]
-
-
 def train_on(batches: Batches, model: torch.nn.Module, options: TrainOptions, output: Path) -> list[dict[str, float]]:
     """Train ``model`` on whole batches in their order, and return the log.  Raises what ``train`` raises."""
     options = replace(options, batch_size=1)
@@ -344,7 +338,7 @@ def train_on_captions(
     samples = [s for m in recipe.manifests for s in load_dataset(m, recipe.split) if s.audio is not None]
     if not samples:
         raise InputError("no sample has a recording: make some with `pixvoice synthesize`, and name its manifest")
-    photos = sorted({s.image for s in samples})
+    photos = photos_of(s.image for s in samples)
     audio = [s.audio for s in samples if s.audio is not None]
     parts = make(recipe, photos, audio, recipe.cache or output / "cache")
     kept = kept_captions([c.shape[1] for c in parts.codes], recipe.max_frames)

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from pixvoice.contracts import Codes, Floats
 from pixvoice.errors import InputError, OptionError
 from pixvoice.packed import PackedUnits
-from pixvoice.training.caches import Numbers, fingerprint, photo_features
+from pixvoice.training.caches import Numbers, fingerprint, photo_features, photos_of
 from pixvoice.training.image_encoders import load_image_units
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.trainer import load_model, save_model, train
@@ -65,7 +65,7 @@ def run(recipe: ImageUnitsRecipe, output: Path) -> list[dict[str, float]]:
     from pixvoice.data import load_dataset
 
     torch.set_num_threads(recipe.train.threads)
-    photos = sorted({s.image for manifest in recipe.manifests for s in load_dataset(manifest, recipe.split)})
+    photos = photos_of(s.image for manifest in recipe.manifests for s in load_dataset(manifest, recipe.split))
     student = load_model(recipe.student, "student", StudentConfig, ImageStudent)
     if recipe.model.student not in (StudentConfig(), student.dims):
         raise OptionError(f"model.student: not the sizes of the student in {recipe.student}; leave it out")

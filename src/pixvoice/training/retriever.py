@@ -28,7 +28,7 @@ from pixvoice.retrieve.small_parts import PartsConfig, SmallConfig, small_dual_c
 from pixvoice.speech.ctc import LETTERS, CTCConfig, CTCRecognizer, to_letters
 from pixvoice.training import processes
 from pixvoice.training.averaging import Averaging, averaged, mean_weights
-from pixvoice.training.caches import photo_features
+from pixvoice.training.caches import photo_features, photo_numbers, photos_of
 from pixvoice.training.loudness import choose_loudness
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.progress import tell
@@ -104,10 +104,9 @@ def pairs(samples: Sequence[Sample]) -> tuple[list[Sample], list[Path], npt.NDAr
     spoken = [s for s in samples if s.audio is not None]
     if not spoken:
         raise InputError("no sample has a recording: make some with `pixvoice synthesize`, and name its manifest")
-    images = [s.image.resolve() for s in spoken]
-    photos = sorted(set(images))
-    number = {photo: i for i, photo in enumerate(photos)}
-    return spoken, photos, np.array([number[image] for image in images])
+    images = [s.image for s in spoken]
+    photos = photos_of(images)
+    return spoken, photos, np.array(photo_numbers(images, photos))
 
 
 class SpokenPhotos:

@@ -17,8 +17,8 @@ from pixvoice.describe.sas import SasConfig, SasLoss, SasRunConfig, ShowAndSpeak
 from pixvoice.errors import InputError, OptionError
 from pixvoice.speech.codec import Codec, CodecConfig
 from pixvoice.training import processes
-from pixvoice.training.caches import fingerprint, save_arrays
-from pixvoice.training.describer import Batches, PhotoFeatures, PhotoViews, kept_captions, photo_numbers, train_on
+from pixvoice.training.caches import fingerprint, photo_numbers, photos_of, save_arrays
+from pixvoice.training.describer import Batches, PhotoFeatures, PhotoViews, kept_captions, train_on
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.progress import follow
 from pixvoice.training.trainer import load_model, save_model
@@ -121,7 +121,7 @@ def run(recipe: SasRecipe, output: Path) -> list[dict[str, float]]:
         raise OptionError(
             f"model.n_mels: the recipe says {told}, but the codec in {recipe.codec} has {found}; give {found}"
         )
-    photos = sorted({s.image for s in samples})
+    photos = photos_of(s.image for s in samples)
     cache = recipe.cache or output / "cache"
     frames = Spectrograms([s.audio for s in samples if s.audio is not None], recipe.codec, cache).frames
     kept = kept_captions([-(-len(one) // recipe.model.frames_per_step) for one in frames], recipe.max_frames)

@@ -35,7 +35,7 @@ from pixvoice.speech.unit_pairs import UnitPairs
 from pixvoice.speech.units import CENTROIDS, UnitTokenizer, merge_runs, read_centroids
 from pixvoice.speech.vq_vae import SpeechVqVae
 from pixvoice.training import processes
-from pixvoice.training.caches import photo_features
+from pixvoice.training.caches import photo_features, photo_numbers, photos_of
 from pixvoice.training.codec import SpeechCrops
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.progress import follow, tell
@@ -79,9 +79,9 @@ class GroundedCrops(Dataset[Any]):
     def __init__(self, crops: SpeechCrops, samples: Sequence[Sample], recipe: UnitsRecipe, cache: Path) -> None:
         """``samples``: one for each recording of ``crops``.  Raises what ``photo_features`` raises."""
         assert recipe.student is not None  # why it was called
-        photos = sorted({s.image for s in samples})
-        number = {photo: i for i, photo in enumerate(photos)}
-        self.crops, self.photo, self.views = crops, [number[s.image] for s in samples], 2 + recipe.crops
+        images = [s.image for s in samples]
+        photos = photos_of(images)
+        self.crops, self.photo, self.views = crops, photo_numbers(images, photos), 2 + recipe.crops
         self.features: npt.NDArray[np.float16] = photo_features(photos, recipe.student, recipe.crops, cache)
 
     def __len__(self) -> int:
