@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from pixvoice.training.caches import photo_numbers, photos_of  # noqa: E402
+from pixvoice.training.caches import photo_numbers, photos_of
 
 
 def test_one_photo_by_two_paths_is_one_photo(tmp_path: Path) -> None:

@@ -213,3 +213,28 @@ def test_export_wants_the_parts_that_the_retriever_was_trained_with(
     small, whole = load_search_model(tmp_path / "bundle"), load_search_model(made["full"][1])
     difference = small.embed_speech(clips())[0] - whole.embed_speech(clips())[0]
     assert np.abs(difference).max() < 0.05
+
+
+def test_search_of_another_bundle_is_taken_as_it_is(
+    made: dict[str, tuple[Path, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searches = made["full"][1]
+    runs = [str(tiny.runs()[task]) for task in tiny.TASKS]
+    assert run(["export", *runs, str(searches), "-o", str(tmp_path / "bundle"), "--dtype", "fp32"]) == 0
+    taken, own = load_search_model(tmp_path / "bundle"), load_search_model(searches)
+    assert taken.fingerprint == own.fingerprint  # so that an index stays what it is
+    assert np.array_equal(taken.embed_speech(clips())[0], own.embed_speech(clips())[0])
+    capsys.readouterr()
+
+    torch.manual_seed(5)
+    save_model(type(tiny.models()["recognizer"][0])(tiny.RECOGNIZER), tiny.RECOGNIZER, "recognizer", tmp_path / "other")
+    three = [str(tiny.runs()[task]) for task in ("describer", "codec", "student")]
+    describes = tmp_path / "describes"
+    assert run(["export", *three, "-o", str(describes), "--dtype", "fp32"]) == 0
+    for recognizer, bundle, reason in (
+        (tmp_path / "other", searches, "its search needs its own recognizer"),
+        (tiny.runs()["recognizer"], describes, "a bundle without search"),
+    ):
+        parts = [*three, str(recognizer), str(bundle)]
+        assert run(["export", *parts, "-o", str(tmp_path / "no"), "--dtype", "fp32"]) == 2
+        assert reason in capsys.readouterr().err and not (tmp_path / "no").exists()

@@ -20,7 +20,8 @@ def export(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of trained models: describer, codec or units and vocoder, student, recognizer, retriever."
+            help="Folders of trained models: describer, codec or units and vocoder, student, recognizer, retriever, "
+            "or a bundle in the retriever's place."
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder, a new one.")],
@@ -37,7 +38,7 @@ def export(
     """Write an ONNX bundle from the runs of ``pixvoice train``, in any order.
 
     A describer of units needs those and their vocoder in the place of a codec. A recognizer is optional, and so is a
-    retriever, for search. Image units stand in the place of a student.
+    retriever, for search, or a bundle whose search is taken. Image units stand in the place of a student.
 
     Example: pixvoice export runs/describer runs/codec runs/student runs/recognizer -o bundle
     """
@@ -59,11 +60,13 @@ def export(
 
 def _by_task(runs: list[Path]) -> dict[str, Path]:
     """Task -> run folder.  Raises BundleError or OptionError for a run that is unknown, missing or given twice."""
+    from pixvoice.runtime.bundle import is_bundle
+
     found: dict[str, Path] = {}
     needed: tuple[str, ...] = NEEDED
     for run in runs:
         try:
-            saved = json.loads((run / "config.json").read_bytes())
+            saved = {"task": "retriever"} if is_bundle(run) else json.loads((run / "config.json").read_bytes())
             task = IN_PLACE_OF.get(saved["task"], str(saved["task"]))
             if task == "describer" and (saved["config"].get("speech") or {}).get("units"):
                 needed = NEEDED_OF_UNITS

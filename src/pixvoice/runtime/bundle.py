@@ -202,6 +202,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder is a bundle's, and not a run's."""
+    return (folder / BUNDLE_JSON).is_file()
+
+
 class Bundle:
     """An opened bundle.  Sessions are made on demand; each file is hashed when it is read."""
 

@@ -202,8 +202,9 @@ def export_bundle(
 
     A describer of codec tokens needs the ``codec``, one of units the ``units`` and their ``vocoder`` in its place.
 
-    ``retriever`` adds search, and needs the recognizer and the student that it was trained with.  Image units in the
-    place of ``student`` make a bundle that sees a photo through them.
+    ``retriever`` adds search, and needs the recognizer and the student that it was trained with; it is a training, or
+    another bundle, whose search is taken as it is.  Image units in the place of ``student`` make a bundle that sees a
+    photo through them.
 
     ``dtype``: fp32; fp16 (half the size, computed in fp32); int8 (fp16, but for the describer's step, where most of the
     time goes: it computes in int8).  ``output`` appears whole or not at all.
@@ -216,12 +217,14 @@ def export_bundle(
         raise OutputError(f"{output}: exists already; give a new folder")
     extra = read_defaults(defaults)
     lm, spoken = _describer(describer)
+    searches = b.Bundle.load(retriever) if retriever is not None and b.is_bundle(retriever) else None
+    trained = None if searches is not None else retriever
     models = Trained(
         lm,
         _speech(lm.dims, spoken, codec, units, vocoder),
         load_image_encoder(student),
         None if recognizer is None else load_model(recognizer, "recognizer", CTCConfig, CTCRecognizer),
-        None if retriever is None else load_model(retriever, "retriever", SmallConfig.from_json, small_dual_channel),
+        None if trained is None else load_model(trained, "retriever", SmallConfig.from_json, small_dual_channel),
     )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +232,9 @@ def export_bundle(
     except OSError as error:
         raise OutputError(f"{output}: can't be written ({error.strerror}); give another place") from None
     try:
-        _write(models, part, name, dtype, extra, retriever)
+        _write(models, part, name, dtype, extra, trained)
+        if searches is not None:
+            _take_search(searches, part)
         b.Bundle.load(part)
         part.chmod(0o755)
         part.rename(output)
@@ -238,6 +243,25 @@ def export_bundle(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return b.Bundle.load(output)
+
+
+def _take_search(searches: b.Bundle, folder: Path) -> None:
+    """The search of another bundle into the bundle in ``folder``.
+
+    Raises BundleError if it has none, or learned from another student or recognizer.
+    """
+    if searches.info.search is None:
+        raise BundleError(f"{searches.folder}: a bundle without search; give one that searches, or a retriever's run")
+    values = json.loads((folder / b.BUNDLE_JSON).read_bytes())
+    for file, part in ((b.IMAGE_ENCODER, "student"), (b.RECOGNIZER, "recognizer")):
+        if values["files"].get(file) != searches.info.files[file]:
+            raise BundleError(f"{searches.folder}: its search needs its own {part}; unpack that, and give its run")
+    for file in (b.SEARCH_PHOTO, b.SEARCH_SPEECH, b.SEARCH_LETTERS):
+        if file in searches.info.files:
+            (folder / file).write_bytes(searches.read(file))
+            values["files"][file] = searches.info.files[file]
+    values["search"] = asdict(searches.info.search)
+    (folder / b.BUNDLE_JSON).write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _describer(folder: Path) -> tuple[PixVoxLM, SpeechParts | None]:
