@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -66,7 +66,9 @@ def _by_task(runs: list[Path]) -> dict[str, Path]:
     needed: tuple[str, ...] = NEEDED
     for run in runs:
         try:
-            saved = {"task": "retriever"} if is_bundle(run) else json.loads((run / "config.json").read_bytes())
+            saved: dict[str, Any] = {"task": "retriever"}
+            if not is_bundle(run):
+                saved = json.loads((run / "config.json").read_bytes())
             task = IN_PLACE_OF.get(saved["task"], str(saved["task"]))
             if task == "describer" and (saved["config"].get("speech") or {}).get("units"):
                 needed = NEEDED_OF_UNITS
