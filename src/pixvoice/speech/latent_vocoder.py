@@ -35,8 +35,8 @@ class LatentVocoderSizes:
     frame_blocks: int = 3
     codec_width: int = 384
     codec_blocks: int = 4
-    codec_ahead: int = 2
     duration_width: int = 128
+    codec_ahead: int = 2
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -79,8 +80,9 @@ class SpokenTokens:
 
     @cached_property
     def tokenizer(self) -> SpeechTokenizer:
-        """What the recipe names.  Raises what ``load_speech_tokenizer`` raises."""
-        return load_speech_tokenizer(self.speech, self.model.num_codebooks, self.model.codebook_size)
+        """What the recipe names, without the voice.  Raises what ``load_speech_tokenizer`` raises."""
+        mute = replace(self.speech, vocoder=None)
+        return load_speech_tokenizer(mute, self.model.num_codebooks, self.model.codebook_size)
 
     def of(self, recordings: Sequence[Path]) -> list[Codes]:
         """The codes of each recording.  Raises InputError for one that can't be read."""

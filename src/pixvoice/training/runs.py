@@ -13,7 +13,7 @@ from pixvoice.training import processes
 from pixvoice.training.recipes import TASKS, Recipe, flatten, load_recipe, missing_inputs, task_of, to_yaml
 from pixvoice.training.trainer import checkpoint_step, last_complete_checkpoint
 
-CHANGEABLE = {"train.steps", "train.save_every", "train.log_every", "train.accumulate", "train.fsdp"}
+CHANGEABLE = {f"train.{key}" for key in ("steps", "save_every", "log_every", "threads", "accumulate", "fsdp")}
 """Keys that may differ from those the run was begun with: none of them changes the model or an item of the data."""
 
 
