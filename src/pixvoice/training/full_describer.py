@@ -80,9 +80,10 @@ class SpokenTokens:
 
     @cached_property
     def tokenizer(self) -> SpeechTokenizer:
-        """What the recipe names, without the voice.  Raises what ``load_speech_tokenizer`` raises."""
-        mute = replace(self.speech, vocoder=None)
-        return load_speech_tokenizer(mute, self.model.num_codebooks, self.model.codebook_size)
+        """What the recipe names, mute if its vocoder isn't there yet.  Raises what ``load_speech_tokenizer`` raises."""
+        voice = self.speech.vocoder
+        speech = self.speech if voice is None or voice.exists() else replace(self.speech, vocoder=None)
+        return load_speech_tokenizer(speech, self.model.num_codebooks, self.model.codebook_size)
 
     def of(self, recordings: Sequence[Path]) -> list[Codes]:
         """The codes of each recording.  Raises InputError for one that can't be read."""
