@@ -40,7 +40,7 @@ DType = Literal["fp32", "fp16", "int8"]
 SMALL = 1024  # weights with fewer numbers stay fp32
 DECODING: dict[str, dict[str, Any]] = {
     "default": {"strategy": "beam", "beam_size": 8, "min_frames": 8, "max_frames": 80},
-    "short": {"end_bias": 5.0, "max_frames": 40},
+    "short": {"end_bias": 7.0, "max_frames": 40},
     "normal": {},
     "long": {"end_bias": -4.0, "min_frames": 40},
 }
