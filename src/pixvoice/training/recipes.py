@@ -100,16 +100,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-NOT_READ = ("cache", "speech.vocoder")  # a training makes the one, and only speaking needs the other
-
-
 def missing_inputs(recipe: Recipe) -> list[str]:
-    """One line for each path that ``recipe`` reads and that isn't there."""
+    """One line for each path that ``recipe`` reads and that isn't there; only speaking needs a vocoder."""
     found = []
     for key, value in flatten(recipe).items():
         paths = value if isinstance(value, tuple) else (value,)
         for path in paths:
-            if isinstance(path, Path) and key not in NOT_READ and not path.exists():
+            if isinstance(path, Path) and key not in ("cache", "speech.vocoder") and not path.exists():
                 found.append(f"{key}: {path} is not there; make it first, or give another path")
     return found
 
