@@ -296,6 +296,7 @@ def test_photos_in_a_batch_are_described_as_if_alone(options: DecodingOptions) -
         {"max_frames": "9"},
         {"max_frames": True},
         {"length_penalty": -1},
+        {"guidance": -0.5},
         {"seed": -1},
         {"seed": 1.5},
         {"end_bias": "much"},
@@ -313,3 +314,76 @@ def test_an_option_that_is_not_allowed_is_named(values: dict[str, Any]) -> None:
 def test_a_prompt_that_does_not_fit_is_refused(prompt: np.ndarray) -> None:
     with pytest.raises(OptionError, match="prompt"):
         generate(FakeDecoder(), FEATURES, delay(3), DecodingOptions(), prompt)
+
+
+# --- guidance
+
+
+class TwoTokens(FakeDecoder):
+    """Log-probabilities of a photo, and of features of zeros: tokens 0 and 1, and the end."""
+
+    SEEN, UNSEEN = np.log([0.5, 0.4, 0.1]), np.log([0.8, 0.1, 0.1])
+
+    def __init__(self) -> None:
+        super().__init__(codebooks=1, size=2)
+
+    def logits(self, past: tuple[int, ...]) -> Floats:
+        return (self.SEEN if past[0] else self.UNSEEN).astype(np.float32)[None] + 3.0
+
+
+def test_guidance_prefers_what_the_photo_makes_likelier() -> None:
+    """A token that the photo makes four times likelier beats one that is a little more likely anyway."""
+    options = DecodingOptions(min_frames=3, max_frames=3)
+    plain = generate(TwoTokens(), FEATURES, parallel(1), options)
+    guided = generate(TwoTokens(), FEATURES, parallel(1), options.changed(guidance=0.5))
+    assert plain.codes.tolist() == [[0, 0, 0]]
+    assert guided.codes.tolist() == [[1, 1, 1]]
+    leaning = 1.5 * TwoTokens.SEEN - 0.5 * TwoTokens.UNSEEN
+    assert guided.log_prob == pytest.approx(leaning[1] - np.log(np.exp(leaning).sum()), abs=1e-5)
+
+
+@pytest.mark.parametrize("options", EVERY_STRATEGY, ids=lambda o: f"{o.strategy}{o.candidates}")
+@pytest.mark.parametrize("pattern", ["parallel", "delay"])
+def test_a_photo_that_says_nothing_guides_nowhere(options: DecodingOptions, pattern: str) -> None:
+    """Features of zeros given, and features of zeros taken away."""
+    zeros = np.zeros((1, 2, 3), np.float32)
+    shape, options = make_pattern(pattern, 3), options.changed(max_frames=9)
+    plain = generate(FakeDecoder(), zeros, shape, options)
+    guided = generate(FakeDecoder(), zeros, shape, options.changed(guidance=2.0))
+    np.testing.assert_array_equal(guided.codes, plain.codes)
+    assert guided.log_prob == pytest.approx(plain.log_prob, abs=1e-5)
+
+
+@given(st.integers(1, 5), st.floats(0.1, 50.0), st.sampled_from(EVERY_STRATEGY), st.integers(0, 99))
+def test_guided_photos_are_described_together_and_alone(
+    photos: int, guidance: float, options: DecodingOptions, seed: int
+) -> None:
+    """However strong, what is chosen is possible, and a prompt stays."""
+    features = np.random.default_rng(seed).integers(1, 9, (photos, 2, 3)).astype(np.float32)
+    prompt = np.random.default_rng(seed).integers(0, 5, (3, 2))
+    options = options.changed(guidance=guidance, min_frames=4, max_frames=6)
+    together = generate_batch(FakeDecoder(), features, delay(3), options, prompt)
+    assert len(together) == photos
+    for utterance, one in zip(together, features, strict=True):
+        assert 4 <= utterance.codes.shape[1] <= 6 and np.isfinite(utterance.log_prob)
+        assert 0 <= utterance.codes.min() <= utterance.codes.max() < 5
+        np.testing.assert_array_equal(utterance.codes[:, :2], prompt)
+        if options.strategy != "sample":
+            [alone] = generate_batch(FakeDecoder(), one[None], delay(3), options, prompt)
+            np.testing.assert_array_equal(utterance.codes, alone.codes)
+
+
+def test_a_token_that_the_photo_makes_impossible_is_not_chosen() -> None:
+    class Unlikely(TwoTokens):
+        SEEN, UNSEEN = np.log([0.9989, 1e-3, 1e-4]), np.log([1e-9, 1e-30, 1e-30])
+
+    options = DecodingOptions(min_frames=2, max_frames=2, guidance=5.0)
+    assert generate(Unlikely(), FEATURES, parallel(1), options).codes.tolist() == [[0, 0]]
+
+
+def test_a_guided_stream_is_the_guided_whole() -> None:
+    options = DecodingOptions(guidance=0.7, max_frames=8, end_bias=-2.0)
+    frames = list(generate_stream(FakeDecoder(), FEATURES, delay(3), options))
+    np.testing.assert_array_equal(
+        np.concatenate(frames, axis=1), generate(FakeDecoder(), FEATURES, delay(3), options).codes
+    )

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pixvoice.contracts import Codes, Floats, SpeechDecoder
 from pixvoice.errors import OptionError
 from pixvoice.patterns import Pattern
+from pixvoice.runtime.guidance import GuidedDecoder
 
 Strategy = Literal["greedy", "sample", "beam"]
 Doubles = npt.NDArray[np.float64]
@@ -44,13 +45,15 @@ class DecodingOptions:
     min_frames: int = 1
     max_frames: int = 1_000_000  # never more than the decoder's own limit
     end_bias: float = 0.0  # added to the end's logit: over 0 shorter, under 0 longer
+    guidance: float = 0.0  # how much more than its due the photo counts, for twice the steps; about 0.5, 0 is off
     seed: int | None = None  # sample: the same seed, the same utterance
 
     def __post_init__(self) -> None:
         if self.strategy not in get_args(Strategy):
             raise OptionError(f"strategy {self.strategy!r}: use one of {', '.join(get_args(Strategy))}")
         _at_least(self, 1, "candidates", "beam_size", "min_frames", "max_frames")
-        _at_least(self, 0, "top_k", "first_weight", "length_penalty", *(["seed"] if self.seed is not None else []))
+        _at_least(self, 0, "top_k", "first_weight", "length_penalty", "guidance")
+        _at_least(self, 0, *(["seed"] if self.seed is not None else []))
         _at_least(self, 1e-3, "temperature", "top_p")
         _at_least(self, -1e3, "end_bias")
         if self.top_p > 1:
@@ -288,6 +291,8 @@ def steps(
     decoder: SpeechDecoder, features: Floats, copies: int, search: EachAlone | Beam, on_step: OnStep | None = None
 ) -> Iterator[Rows]:
     """The loop itself: yield the rows after each step, until the search has its result."""
+    if search.rules.options.guidance:
+        decoder = GuidedDecoder(decoder, search.rules.options.guidance)
     state = decoder.start(features)
     if copies > 1:
         state = decoder.select(state, np.repeat(np.arange(len(features)), copies))
