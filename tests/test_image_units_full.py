@@ -135,7 +135,6 @@ def test_stem_and_layers_learn_and_the_tokenizer_stays(spoken: Path) -> None:
         ("image={git}", "holds a git, which is no ViT"),
         ("image_tokenizer={vit}", "is not a whole ViT-VQGAN: .* is missing"),
         ("teacher_steps=5", "teacher_steps: 5, but image_units"),
-        ("photo_dropout=0.1", "photo_dropout: 0.1, but only a small describer"),
         ("image_units=null", "image_tokenizer: .* is the ViT-VQGAN of image_units: None"),
     ],
 )

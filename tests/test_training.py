@@ -30,13 +30,7 @@ from pixvoice.speech.codec import Codec, CodecConfig  # noqa: E402
 from pixvoice.speech.ctc import CTCConfig, CTCRecognizer  # noqa: E402
 from pixvoice.training import describer  # noqa: E402
 from pixvoice.training.codec import CodecRecipe  # noqa: E402
-from pixvoice.training.describer import (  # noqa: E402
-    CaptionBatches,
-    DescriberRecipe,
-    DroppedPhotos,
-    PhotoFeatures,
-    encode_speech,
-)
+from pixvoice.training.describer import CaptionBatches, DescriberRecipe, PhotoFeatures, encode_speech  # noqa: E402
 from pixvoice.training.options import TrainOptions  # noqa: E402
 from pixvoice.training.progress import read_clock  # noqa: E402
 from pixvoice.training.recipes import Recipe, load_recipe, to_yaml  # noqa: E402
@@ -307,35 +301,6 @@ def test_the_first_steps_see_the_teachers_features(data: Path, tmp_path: Path) -
         batches(data, teacher_views=tmp_path, teacher_steps=3)[0]
     with pytest.raises(InputError, match="no teacher features"):
         batches(data, teacher_steps=3)[0]
-
-
-def test_a_share_of_the_photos_is_dropped_and_always_the_same(data: Path) -> None:
-    plain = PhotoFeatures([data / f"{n}.png" for n in range(6)], describer_recipe(data), data / "cache")
-    photos, views, kept = np.arange(6), np.zeros(6, np.int64), []
-    dropping, again = (DroppedPhotos(plain, 0.3, seed=0) for _ in range(2))
-    for step in range(50):
-        features, given = plain.shown(photos, views, step), dropping.shown(photos, views, step)
-        dropped = ~given.any(axis=(1, 2))
-        np.testing.assert_array_equal(given[~dropped], features[~dropped])
-        np.testing.assert_array_equal(again.shown(photos[2:], views[2:], step), given[2:])  # a share of the batch
-        kept.append((~dropped).mean())
-    assert 0.6 < np.mean(kept) < 0.8 and len(set(kept)) > 1
-    assert dropping.takes == plain.takes and dropping.views == plain.views
-
-
-def test_a_describer_that_learned_to_go_without(data: Path, tmp_path: Path) -> None:
-    """The recipe's key reaches the training."""
-    recipe = describer_recipe(data)
-    losses = [
-        Run(replace(recipe, photo_dropout=share), tmp_path / f"run-{share}").train()[-1]["loss"] for share in (0.0, 0.9)
-    ]
-    assert losses[0] != losses[1]
-
-
-def describer_recipe(data: Path) -> DescriberRecipe:
-    recipe = recipe_for("describer", data)
-    assert isinstance(recipe, DescriberRecipe)
-    return recipe
 
 
 def test_spoken_texts_are_the_same_in_every_run(data: Path) -> None:

@@ -44,8 +44,6 @@ class DescriberRecipe:
 
     Recordings longer than ``max_frames`` token frames are left out.  The first ``teacher_steps`` steps see the
     teacher's features, which the student's training left in its ``views`` folder, in place of the student's.
-
-    A share of ``photo_dropout`` of the captions is learned without its photo, which makes ``guidance`` surer.
     """
 
     manifests: tuple[Path, ...]
@@ -61,7 +59,6 @@ class DescriberRecipe:
     max_frames: int = 64
     teacher_views: Path | None = None
     teacher_steps: int = 0
-    photo_dropout: float = 0.0
     cache: Path | None = None
     image_units: Path | None = None
     image_tokenizer: Path | None = None
@@ -270,43 +267,15 @@ class PhotoFeatures:
         return standardised
 
 
-@dataclass(frozen=True)
-class DroppedPhotos:
-    """``features``, of which a ``share`` is zeros in place of a photo's: what guidance leads away from.
-
-    Source: Ho and Salimans 2022, "Classifier-free diffusion guidance" (arXiv 2207.12598).
-    """
-
-    takes = "features"
-
-    features: PhotoFeatures | UnitFeatures
-    share: float
-    seed: int
-
-    @property
-    def views(self) -> int:
-        """How many there are of each photo."""
-        return self.features.views
-
-    def shown(self, photos: Numbers, views: Numbers, step: int) -> Floats:
-        """Features (B, P, D) of one of the ``views`` of each of ``photos`` at training step ``step``, or zeros."""
-        seen = self.features.shown(photos, views, step)
-        drawn = [np.random.default_rng((self.seed, step, photo)).random() for photo in photos.tolist()]
-        seen[np.array(drawn) < self.share] = 0.0
-        return seen
-
-
 def seen_of(photos: Sequence[Path], recipe: DescriberRecipe, cache: Path) -> PhotoViews:
     """What a small describer sees of ``photos``: their features, or their image units alone.
 
     Raises InputError for units of another model, or without one of the photos.
     """
     if recipe.image_units is None:
-        features: PhotoFeatures | UnitFeatures = PhotoFeatures(photos, recipe, cache)
-    else:
-        assert recipe.student is not None  # a rule of recipes
-        features = UnitFeatures(photos, recipe.image_units, recipe.student)
-    return DroppedPhotos(features, recipe.photo_dropout, recipe.train.seed) if recipe.photo_dropout else features
+        return PhotoFeatures(photos, recipe, cache)
+    assert recipe.student is not None  # a rule of recipes
+    return UnitFeatures(photos, recipe.image_units, recipe.student)
 
 
 @dataclass(frozen=True)

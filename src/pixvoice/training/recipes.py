@@ -281,7 +281,7 @@ def _out_of_range(name: str, value: Any) -> str | None:
     """What is wrong with the value of the field ``name`` taken by itself."""
     if (allowed := ONE_OF.get(name)) and value not in allowed:
         return f"{value!r} is not known{_nearest(value, allowed, '')} use one of {', '.join(allowed)}"
-    if name in ("dropout", "prenet_dropout", "photo_dropout", "sampled", "average"):
+    if name in ("dropout", "prenet_dropout", "sampled", "average"):
         return None if 0 <= value < 1 else f"{value} is not at least 0 and below 1"
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, int | float):
@@ -349,8 +349,6 @@ RULES = (
          " name pretrained parts; speech.units: {4} may stand for the codec or for the checkpoint"),
     Rule("describer", ("image_units", "teacher_steps"), lambda units, steps: not (units and steps),
          "teacher_steps: {1}, but image_units ({0}) hold nothing of a teacher; give 0"),
-    Rule("describer", ("photo_dropout", "decoder"), lambda share, decoder: not (share and decoder),
-         "photo_dropout: {0}, but only a small describer leaves photos out (decoder: {1}); give 0"),
     Rule("describer", ("image_units", "image_tokenizer", "decoder"),
          lambda units, tokenizer, decoder: bool(tokenizer) == bool(units and decoder),
          "image_tokenizer: {1} is the ViT-VQGAN of image_units: {0} on pretrained parts (decoder: {2}), and of nothing"
