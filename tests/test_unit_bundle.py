@@ -58,7 +58,7 @@ def said(kind: str, tokens: int) -> np.ndarray:
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bundle_describes_as_its_run_does(kind: str, options: dict[str, Any], photo: Image.Image) -> None:
-    limits = {"min_frames": 3, "max_frames": 12}
+    limits = {"min_frames": 3, "max_frames": 12, "guidance": 0.7}
     theirs = load_speaker(tiny_units.runs(kind)["describer"]).describe(photo, **options, **limits)
     ours = pixvoice.load(tiny_units.bundle(kind)).describe(photo, **options, **limits)
     np.testing.assert_array_equal(ours.codes, theirs.codes)
@@ -136,6 +136,12 @@ def test_what_a_bundle_of_units_holds() -> None:
     assert "unit_durations.onnx" not in Bundle.load(tiny_units.bundle("frames")).info.files
     limits = {kind: Bundle.load(tiny_units.bundle(kind)).info.options().min_frames for kind in KINDS}
     assert limits == {"pairs": 8, "merged": 40, "frames": 40}  # 0.64 s, where the describer can say as much
+
+
+def test_byte_pairs_are_guided_by_the_photo() -> None:
+    guidance = {kind: Bundle.load(tiny_units.bundle(kind)).info.options().guidance for kind in KINDS}
+    assert guidance == {"pairs": 0.5, "merged": 0.0, "frames": 0.0}
+    assert Bundle.load(tiny.bundle()).info.options("long").guidance == 0.0
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])
