@@ -138,12 +138,6 @@ def test_what_a_bundle_of_units_holds() -> None:
     assert limits == {"pairs": 8, "merged": 40, "frames": 40}  # 0.64 s, where the describer can say as much
 
 
-def test_byte_pairs_are_guided_by_the_photo() -> None:
-    guidance = {kind: Bundle.load(tiny_units.bundle(kind)).info.options().guidance for kind in KINDS}
-    assert guidance == {"pairs": 0.5, "merged": 0.0, "frames": 0.0}
-    assert Bundle.load(tiny.bundle()).info.options("long").guidance == 0.0
-
-
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])
 def test_smaller_weights_stay_close(dtype: str) -> None:
     whole, small = tokenizer(), tokenizer(dtype=dtype)

@@ -47,8 +47,6 @@ DECODING: dict[str, dict[str, Any]] = {
 """Limits in tokens of ``TOKEN_S``: the codec's frames, and about what byte pairs of units last."""
 LIMITS = ("min_frames", "max_frames")
 TOKEN_S = 0.08  # seconds
-GUIDANCE = 0.5
-"""Of a describer of byte pairs, which owes most to what it said before; one of codec tokens is better without."""
 CONFIDENCE = b.Confidence(centre=-1.56, slope=5.2)
 
 
@@ -156,20 +154,16 @@ def search_sizes(model: DualChannel) -> b.SearchSizes:
 
 
 def _decoding(lm: PixVoxConfig, speech: Codec | SpokenUnits) -> dict[str, dict[str, Any]]:
-    """``DECODING`` with its limits in this describer's tokens, cut to what it can reach; byte pairs are guided."""
-    paired = isinstance(speech, SpokenUnits) and speech.pairs is not None
+    """``DECODING`` with its limits in this describer's tokens, cut to what it can reach."""
     tokens = 1.0
-    if isinstance(speech, SpokenUnits) and not paired:
+    if isinstance(speech, SpokenUnits) and speech.pairs is None:
         tokens = TOKEN_S * speech.vocoder.sample_rate / speech.vocoder.hop
-    decoding = {
+    return {
         length: {
             key: min(round(value * tokens), lm.max_steps) if key in LIMITS else value for key, value in values.items()
         }
         for length, values in DECODING.items()
     }
-    if paired:
-        decoding["default"]["guidance"] = GUIDANCE
-    return decoding
 
 
 def read_defaults(path: Path | None) -> dict[str, Any]:
