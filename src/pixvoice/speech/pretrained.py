@@ -11,6 +11,7 @@ from pixvoice.errors import BundleError, OptionError
 
 if TYPE_CHECKING:
     from pixvoice.speech.units import UnitFeatures, UnitTokenizer
+    from pixvoice.speech.word_tokenizer import WordTokenizer
 
 KINDS = {"encodec": "EncodecModel", "hubert": "HubertModel"}
 
@@ -22,7 +23,8 @@ class SpeechParts:
     ``sample_rate`` in Hz is what the recipe expects of it.  EnCodec: ``bandwidth`` in kbit/s.  HuBERT: its ``layer``,
     the ``kmeans`` of that layer (safetensors), and the folder of the ``vocoder``, which only speaking needs.
     ``units``, the folder of a training of units, stands in the place of checkpoint, layer and k-means; of its byte
-    pairs the first ``unit_pairs`` are used.  Units are ``merged`` where neighbours are equal, or said frame by frame.
+    pairs the first ``unit_pairs`` are used, or its words (``unit_words``).  Units are ``merged`` where neighbours are
+    equal, or said frame by frame, as those of words are.
     """
 
     checkpoint: str | None = None
@@ -33,6 +35,7 @@ class SpeechParts:
     vocoder: Path | None = None
     units: Path | None = None
     unit_pairs: int = 0
+    unit_words: bool = False
     merged: bool = True
 
     @classmethod
@@ -65,6 +68,8 @@ def load_speech_tokenizer(parts: SpeechParts, num_codebooks: int, codebook_size:
 
 
 def _tokenizer(parts: SpeechParts) -> SpeechTokenizer:
+    if parts.unit_words:
+        return word_tokenizer(parts)
     if parts.units is None and parts.checkpoint is not None:
         from pixvoice.retrieve.hf_load import load_config
         from pixvoice.speech.encodec import EncodecTokenizer
@@ -85,8 +90,25 @@ def _tokenizer(parts: SpeechParts) -> SpeechTokenizer:
     return PairTokenizer(units, UnitPairs.load(parts.units / PAIRS).first(parts.unit_pairs))
 
 
+def word_tokenizer(parts: SpeechParts) -> WordTokenizer:
+    """The words of units of ``parts``, which has them; without a vocoder they can't be spoken.
+
+    Raises as ``load_speech_tokenizer`` does.
+    """
+    from pixvoice.speech.unit_encoder import WORDS
+    from pixvoice.speech.word_tokenizer import WordTokenizer
+    from pixvoice.unit_words import UnitWords
+
+    if parts.units is None:
+        raise OptionError("speech.unit_words: only units of our own training (speech.units) have words; leave it out")
+    if parts.merged or parts.unit_pairs:
+        said = f"speech.merged: {str(parts.merged).lower()} and speech.unit_pairs: {parts.unit_pairs}"
+        raise OptionError(f"speech.unit_words: words are of the unit of each frame, not {said}; give false and 0")
+    return WordTokenizer(unit_tokenizer(parts), UnitWords.load(parts.units / WORDS))
+
+
 def unit_tokenizer(parts: SpeechParts) -> UnitTokenizer:
-    """The units of ``parts``, without byte pairs; without a vocoder they can't be spoken.
+    """The units of ``parts``, without byte pairs and words; without a vocoder they can't be spoken.
 
     Raises as ``load_speech_tokenizer`` does.
     """

@@ -25,7 +25,7 @@ from pixvoice.speech.clusters import nearest
 from pixvoice.speech.codec import ConvNeXtBlock
 from pixvoice.speech.spectrogram import LogMel
 
-KMEANS, PAIRS = "kmeans.safetensors", "pairs.json"
+KMEANS, PAIRS, WORDS = "kmeans.safetensors", "pairs.json", "words.safetensors"
 CEPSTRA = 13
 HIDDEN_SECONDS, HIDDEN_SHARE = 0.2, 0.5  # the length of a hidden span, and how many of the frames are hidden
 

@@ -74,6 +74,10 @@ class UnitPairs:
         """Units and pairs (T',) -> units (T,), the inverse of ``encode``."""
         return np.concatenate([np.zeros(0, np.int64), *(self._spoken[step] for step in steps)])
 
+    def lengths(self, steps: Codes) -> Codes:
+        """How many units each of the steps (T',) is (T',)."""
+        return np.array([len(self._spoken[step]) for step in steps], np.int64)
+
     def save(self, path: Path) -> None:
         """Write JSON: ``units``, and ``merges`` as two lists of units each.  Raises OutputError."""
         merges = [[[ord(letter) - FIRST for letter in side] for side in pair] for pair in self.merges]

@@ -168,9 +168,21 @@ class UnitTokenizer(SpeechTokenizer):
         units = self.frame_units(audio)
         return (merge_runs(units)[0] if self.merged else units)[None]
 
+    @property
+    def made_by(self) -> bytes:
+        """Changes with what makes units of frames."""
+        return self.centroids.tobytes() + (str(self.segment_cost).encode() if self.segment_cost else b"")
+
     def frame_units(self, audio: Audio) -> Codes:
         """Audio (L,) -> the unit of each frame (F,)."""
-        frames = self.features(np.asarray(audio, dtype=np.float32))
+        return self.units_of(self.frames(audio))
+
+    def frames(self, audio: Audio) -> Floats:
+        """Audio (L,) -> frames (F, D)."""
+        return self.features(np.asarray(audio, dtype=np.float32))
+
+    def units_of(self, frames: Floats) -> Codes:
+        """Frames (F, D) -> the unit of each (F,)."""
         distances = (self.centroids**2).sum(axis=1) - 2 * frames @ self.centroids.T  # |frame|^2 is the same for all
         return cheapest_units(distances, self.segment_cost)
 

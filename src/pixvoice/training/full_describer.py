@@ -20,6 +20,7 @@ from pixvoice.errors import OptionError
 from pixvoice.images import read_image
 from pixvoice.retrieve.model import count_parameters
 from pixvoice.speech.pretrained import load_speech_tokenizer
+from pixvoice.speech.word_tokenizer import WordTokenizer
 from pixvoice.training import processes
 from pixvoice.training.caches import Numbers, save_arrays, stamp
 from pixvoice.training.describer import DescriberRecipe, Parts, PhotoViews, SaysSpeech
@@ -110,6 +111,8 @@ class SpokenTokens:
         noise = np.random.default_rng(0).normal(0.0, 0.1, tokenizer.sample_rate).astype(np.float32)
         options = self.speech.sample_rate, self.speech.bandwidth, self.speech.layer, self.speech.unit_pairs
         digest = hashlib.sha256(repr(options if self.speech.merged else (*options, "each frame")).encode())
+        if isinstance(tokenizer, WordTokenizer):
+            digest.update(tokenizer.made_by)
         digest.update(tokenizer.encode(noise).tobytes())
         return digest.digest()
 

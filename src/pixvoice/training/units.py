@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pixvoice.speech.grounding import GroundedUnits
 from pixvoice.speech.unit_encoder import (
     KMEANS,
     PAIRS,
+    WORDS,
     Cepstra,
     MaskedUnits,
     OwnFeatures,
@@ -40,6 +42,7 @@ from pixvoice.training.codec import SpeechCrops
 from pixvoice.training.options import TrainOptions
 from pixvoice.training.progress import follow, tell
 from pixvoice.training.trainer import save_model, train
+from pixvoice.unit_words import ROUNDS, UnitWords
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class UnitsRecipe:
     ``targets``, the units of a finished training in that folder; clusters of its frames become the units.  With
     ``reconstruction`` it is the encoder of a VQ-VAE, whose codebook is the units.  Clusters and the ``pairs`` byte
     pairs are those of ``cluster_recordings`` recordings; the units and their pairs of those in the manifests
-    ``clustered``, where they are told: one voice's units need tell no voices apart.
+    ``clustered``, where they are told: one voice's units need tell no voices apart.  ``words`` begin as the pairs, and
+    a span of speech costs ``word_price`` (``pixvoice.unit_words``).
 
     With a ``student``, the units are visually grounded: speech must also tell its photo, as that image student sees it
     in 2 + ``crops`` views, from the others of the batch; ``grounding`` weighs that loss.
@@ -67,6 +71,8 @@ class UnitsRecipe:
     cluster_recordings: int = 2000
     clustered: tuple[Path, ...] | None = None
     pairs: int = 0
+    words: int = 0
+    word_price: float = 220.0
     student: Path | None = None
     grounding: float = 1.0
     crops: int = 2
@@ -187,7 +193,8 @@ def _keep_units(
         centroids = fit_kmeans(frames_of_all, recipe.model.units, recipe.train.seed)
     write_bytes_atomically(output / KMEANS, save({CENTROIDS: centroids}))
     units = UnitTokenizer(features, centroids.numpy(), segment_cost=recipe.model.segment_cost)
-    frames = [units.frame_units(read_audio(path, units.sample_rate)) for path in follow(recordings, "units")]
+    heard = [units.frames(read_audio(path, units.sample_rate)) for path in follow(recordings, "units")]
+    frames = [units.units_of(one) for one in heard]
     merged = [merge_runs(one)[0] for one in frames]
     used, kept, all_of_them = len(np.unique(np.concatenate(merged))), sum(map(len, merged)), sum(map(len, frames))
     said = f"{used} of {len(centroids)} units used, {kept / all_of_them * units.frame_rate:.1f} a second once merged"
@@ -196,4 +203,11 @@ def _keep_units(
         pairs.save(output / PAIRS)
         steps = sum(len(pairs.encode(one)) for one in merged) / all_of_them * units.frame_rate
         said += f", {steps:.1f} with {pairs.size - pairs.units} byte pairs"
+        if recipe.words:
+            first = [pairs.lengths(pairs.encode(one)) for one in merged]
+            turns = partial(follow, range(ROUNDS), "words")
+            words = UnitWords.learn(heard, frames, first, recipe.words, recipe.word_price, recipe.train.seed, turns)
+            write_bytes_atomically(output / WORDS, words.save())
+            steps = sum(len(words.cut(*one)[0]) for one in zip(heard, frames, strict=True))
+            said += f", {steps / all_of_them * units.frame_rate:.1f} with {words.size} words"
     tell(said)

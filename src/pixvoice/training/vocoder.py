@@ -16,8 +16,9 @@ from pixvoice.contracts import Codes
 from pixvoice.errors import BundleError, InputError, OptionError
 from pixvoice.speech.codec import Codec, CodecConfig
 from pixvoice.speech.latent_vocoder import IGNORE, LatentVocoder, LatentVocoderConfig, LatentVocoderSizes, VocoderLoss
-from pixvoice.speech.pretrained import SpeechParts, unit_tokenizer
+from pixvoice.speech.pretrained import SpeechParts, unit_tokenizer, word_tokenizer
 from pixvoice.speech.units import UnitTokenizer, merge_runs
+from pixvoice.speech.word_tokenizer import WordTokenizer
 from pixvoice.training import processes
 from pixvoice.training.caches import save_arrays, stamp
 from pixvoice.training.describer import encode_speech
@@ -93,10 +94,9 @@ def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(np.stack([item[key] for item in items])) for key in items[0]}
 
 
-def frame_units(recordings: Sequence[Path], tokenizer: UnitTokenizer, cache: Path) -> list[Codes]:
+def frame_units(recordings: Sequence[Path], tokenizer: UnitTokenizer | WordTokenizer, cache: Path) -> list[Codes]:
     """The unit of each frame (F,) of each recording, kept in ``cache``."""
-    made_by = tokenizer.centroids.tobytes() + (str(tokenizer.segment_cost).encode() if tokenizer.segment_cost else b"")
-    path = cache / f"units-{stamp(made_by, recordings)}.npz"
+    path = cache / f"units-{stamp(tokenizer.made_by, recordings)}.npz"
     with processes.main_first():
         if not path.exists():
             rate = tokenizer.sample_rate
@@ -121,7 +121,8 @@ def run(recipe: VocoderRecipe, output: Path) -> list[dict[str, float]]:
     if not paths:
         raise InputError("no sample has a recording: make some with `pixvoice synthesize`, and name its manifest")
     codec = load_model(recipe.codec, "codec", CodecConfig, Codec)
-    tokenizer = unit_tokenizer(recipe.speech)
+    single = unit_tokenizer(recipe.speech)
+    tokenizer = word_tokenizer(recipe.speech) if recipe.speech.unit_words else single
     if recipe.speech.sample_rate != tokenizer.sample_rate:
         told, found = recipe.speech.sample_rate, tokenizer.sample_rate
         raise OptionError(f"speech.sample_rate: the recipe says {told}, but the units have {found}; give {found}")
@@ -129,7 +130,7 @@ def run(recipe: VocoderRecipe, output: Path) -> list[dict[str, float]]:
         raise BundleError(f"units at {tokenizer.sample_rate} Hz and a codec at {codec.dims.sample_rate}: use one rate")
     if recipe.crop_frames * codec.dims.frame_length <= 1024:
         raise OptionError(f"crop_frames: {recipe.crop_frames} frames are too short; a crop has more than 1024 samples")
-    config = LatentVocoderConfig(tokenizer.codebook_size, tokenizer.features.hop, recipe.model, codec.dims)
+    config = LatentVocoderConfig(single.codebook_size, single.features.hop, recipe.model, codec.dims)
     cache = recipe.cache or output / "cache"
     codes = encode_speech(paths, recipe.codec, codec.dims.num_codebooks, cache)
     units = frame_units(paths, tokenizer, cache)
