@@ -43,12 +43,20 @@ SMALL = {
         "evaluate_every=2",
     ),
     "pixvox": tuple(f"model.{size}" for size in DESCRIBER),
-    "units": ("crop_frames=4", "clusters=4", "model.segment_cost=0", *(f"model.{size}" for size in UNITS)),
+    "units": (
+        "crop_frames=4",
+        "clusters=4",
+        "words=6",
+        "word_price=1",
+        "model.segment_cost=0",
+        *(f"model.{size}" for size in UNITS),
+    ),
     "vqvae": ("crop_frames=4", *(f"model.{size}" for size in UNITS)),
     "vocoder": ("crop_frames=2", "model.width=8", "model.codec_width=8", "model.duration_width=8"),
     "sas": ("model.n_mels=16", "model.image_dim=12", "model.width=8", "model.lstm_width=8", "model.postnet_width=8"),
     "cascade": ("model.codebook_size=300", *(f"model.{size}" for size in SAYS)),
     "im2sp-pairs": (*(f"model.{size}" for size in SAYS), "speech.unit_pairs=1", "model.codebook_size=9"),
+    "im2sp-words": (*(f"model.{size}" for size in SAYS), "model.codebook_size=6"),
     "im2sp": (*(f"model.{size}" for size in SAYS), "model.codebook_size=8"),
     "e-i2s": (*(f"model.{size}" for size in SAYS), "model.codebook_size=8"),
     "sat-ft": (*SAT, "start_from=runs/sat/checkpoints/checkpoint-2"),
@@ -121,5 +129,5 @@ def test_every_command_of_the_recipes_runs(here: Path, java: None, capsys: pytes
     assert found["n_photos"] == 2 and found["n_queries"] == 10 and found["speech_to_image"]["r_at_5"] == 100
     trained = {path.parent.name for path in here.glob("runs/*/model.safetensors")}
     assert trained >= {"codec", "student", "recognizer", "pixvox-delay", "pixvox-parallel"}
-    assert trained >= {"units", "vocoder", "im2sp", "im2sp-pairs", "sat", "sat-ft", "vqvae"}
+    assert trained >= {"units", "vocoder", "im2sp", "im2sp-pairs", "im2sp-words", "sat", "sat-ft", "vqvae"}
     assert (here / "bundle" / "bundle.json").is_file()

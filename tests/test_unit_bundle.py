@@ -52,7 +52,7 @@ def in_torch(kind: str = "pairs") -> SpeechTokenizer:
 
 def said(kind: str, tokens: int) -> np.ndarray:
     """Random tokens of a kind (1, T)."""
-    return np.random.default_rng(tokens).integers(0, tiny_units.UNITS + KINDS[kind][0], (1, tokens))
+    return np.random.default_rng(tokens).integers(0, tiny_units.SIZES[kind], (1, tokens))
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -133,9 +133,10 @@ def test_what_a_bundle_of_units_holds() -> None:
     others = {"image_encoder.onnx", "describer_start.onnx", "describer_step.onnx", "recognizer.onnx"}
     assert set(info["files"]) == speech | others == {p.name for p in bundle.folder.iterdir()} - {"bundle.json"}
     assert info["codec"] is None and info["units"]["units"] == tiny_units.UNITS
+    assert "unit_words.safetensors" in Bundle.load(tiny_units.bundle("words")).info.files
     assert "unit_durations.onnx" not in Bundle.load(tiny_units.bundle("frames")).info.files
     limits = {kind: Bundle.load(tiny_units.bundle(kind)).info.options().min_frames for kind in KINDS}
-    assert limits == {"pairs": 8, "merged": 40, "frames": 40}  # 0.64 s, where the describer can say as much
+    assert limits == {"pairs": 8, "merged": 40, "frames": 40, "words": 4}  # 0.64 s, where the describer can say as much
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])
@@ -312,6 +313,27 @@ def test_byte_pairs_that_can_not_be_read_are_one_line(text: bytes, tmp_path: Pat
     place.write_text(json.dumps(info))
     with pytest.raises(BundleError, match="no byte pairs that can be read"):
         pixvoice.load(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"describer": {"codebook_size": 6}}, "other words than the describer's"),
+        ({"units": {"units": 5}}, "other words than the describer's"),
+        ({"units": {"reach": 2}}, "words of merged units"),
+    ],
+)
+def test_words_that_contradict_the_bundle_are_one_line(changes: dict[str, Any], fault: str, tmp_path: Path) -> None:
+    shutil.copytree(tiny_units.bundle("words"), tmp_path / "bundle")
+    shutil.copy(tiny_units.bundle() / "unit_durations.onnx", tmp_path / "bundle")
+    place = tmp_path / "bundle" / "bundle.json"
+    info = json.loads(place.read_text())
+    for key, value in changes.items():
+        info[key] |= value
+    info["files"]["unit_durations.onnx"] = "0"
+    place.write_text(json.dumps(info))
+    with pytest.raises(BundleError, match=fault):
+        OnnxUnitTokenizer(Bundle.load(tmp_path / "bundle"))
 
 
 def test_the_encoder_is_loaded_when_it_is_needed(tmp_path: Path, photo: Image.Image) -> None:

@@ -152,10 +152,9 @@ def test_units_and_their_vocoder_are_those_of_the_bundle(kind: str, tmp_path: Pa
     bundle, trained = b.Bundle.load(tiny_units.bundle(kind)), tiny_units.runs(kind)
     folders = {path.name: path for path in unpack(bundle, tmp_path, SIZES)}
     assert list(folders) == ["student", "units", "vocoder", "recognizer"]
-    pairs, merged = tiny_units.KINDS[kind]
-    parts = SpeechParts(sample_rate=tiny_units.RATE, units=folders["units"], vocoder=folders["vocoder"],
-                        unit_pairs=pairs, merged=merged)  # fmt: skip
-    ours, theirs = load_speech_tokenizer(parts, 1, tiny_units.UNITS + pairs), OnnxUnitTokenizer(bundle)
+    said = tiny_units.KINDS[kind]
+    parts = SpeechParts(sample_rate=tiny_units.RATE, units=folders["units"], vocoder=folders["vocoder"], **said)
+    ours, theirs = load_speech_tokenizer(parts, 1, tiny_units.SIZES[kind]), OnnxUnitTokenizer(bundle)
     codes = ours.encode(noise(9_000))
     np.testing.assert_array_equal(codes, theirs.encode(noise(9_000)))
     np.testing.assert_allclose(ours.decode(codes).clip(-1.0, 1.0), theirs.decode(codes), atol=1e-4)
@@ -166,17 +165,18 @@ def test_units_and_their_vocoder_are_those_of_the_bundle(kind: str, tmp_path: Pa
     assert unheard and before.keys() - after.keys() == unheard
     assert not after.pop("hidden").any() and before.pop("hidden").any()
     torch.testing.assert_close(after, {name: before[name] for name in after}, atol=1e-6, rtol=1e-6)
-    said = json.loads((folders["units"] / "config.json").read_text())["config"]
-    assert (said["blocks"], said["layer"], said["segment_cost"]) == (1, 1, tiny_units.SEGMENT_COSTS[kind])
+    kept = json.loads((folders["units"] / "config.json").read_text())["config"]
+    assert (kept["blocks"], kept["layer"], kept["segment_cost"]) == (1, 1, tiny_units.SEGMENT_COSTS[kind])
     torch.testing.assert_close(*(load_file(run["units"] / "kmeans.safetensors") for run in (trained, folders)))
-    assert (folders["units"] / "pairs.json").exists() == (pairs > 0)
+    assert (folders["units"] / "pairs.json").exists() == ("unit_pairs" in said)
+    assert (folders["units"] / "words.safetensors").exists() == ("unit_words" in said)
 
     before, after = weights(trained["vocoder"]), weights(folders["vocoder"])
-    guessed = {name for name in before if name.startswith("dur_predictor.") and not merged}
+    guessed = {name for name in before if name.startswith("dur_predictor.") and not parts.merged}
     torch.testing.assert_close(*({n: v for n, v in all_.items() if n not in guessed} for all_ in (before, after)))
     vocoder = load_vocoder(folders["vocoder"])
     assert isinstance(vocoder, LatentVocoder) and vocoder.config == tiny_units.VOCODER
-    if not merged:
+    if not parts.merged:
         assert vocoder.durations(torch.arange(tiny_units.UNITS)).tolist() == [1] * tiny_units.UNITS
 
 

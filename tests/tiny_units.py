@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +16,11 @@ from pixvoice.describe.build import UnitDescriberConfig
 from pixvoice.describe.model import PixVoxConfig, PixVoxLM
 from pixvoice.speech.latent_vocoder import LatentVocoder, LatentVocoderConfig, LatentVocoderSizes
 from pixvoice.speech.pretrained import SpeechParts
-from pixvoice.speech.unit_encoder import KMEANS, PAIRS, OwnFeatures, UnitEncoder, UnitEncoderConfig
+from pixvoice.speech.unit_encoder import KMEANS, PAIRS, WORDS, OwnFeatures, UnitEncoder, UnitEncoderConfig
 from pixvoice.speech.units import CENTROIDS
 from pixvoice.training.export import export_bundle
 from pixvoice.training.trainer import save_model
+from pixvoice.unit_words import UnitWords
 
 RATE, HOP, UNITS = 16_000, 160, 6
 MERGES = [[[1], [2]], [[1, 2], [3]], [[0], [1]], [[0, 1], [2]], [[0], [1, 2]], [[4], [5]]]
@@ -26,10 +28,15 @@ MERGES = [[[1], [2]], [[1, 2], [3]], [[0], [1]], [[0, 1], [2]], [[0], [1, 2]], [
 PAIRS_MADE = 5
 ENCODER = UnitEncoderConfig(hop_length=40, n_mels=16, width=16, blocks=2, layer=1, kernel_size=3, units=UNITS)
 VOCODER = LatentVocoderConfig(UNITS, HOP, LatentVocoderSizes(8, 1, 8, 1, 8), tiny.CODEC)
-KINDS = {"pairs": (PAIRS_MADE, True), "merged": (0, True), "frames": (0, False)}
-"""What a describer says: byte pairs, merged units, or the unit of every frame."""
+WORDS_MADE = 7
+KINDS: dict[str, dict[str, Any]] = {
+    "pairs": {"unit_pairs": PAIRS_MADE}, "merged": {}, "frames": {"merged": False},
+    "words": {"unit_words": True, "merged": False},
+}  # fmt: skip
+"""What a describer says: byte pairs, merged units, the unit of every frame, or words of it."""
 
-SEGMENT_COSTS = {"pairs": 0.05, "merged": 0.0, "frames": 0.02}
+SIZES = {"pairs": UNITS + PAIRS_MADE, "merged": UNITS, "frames": UNITS, "words": WORDS_MADE}
+SEGMENT_COSTS = {"pairs": 0.05, "merged": 0.0, "frames": 0.02, "words": 0.0}
 """What a change of unit costs, as squared distance between frames 16 wide."""
 
 
@@ -45,22 +52,30 @@ def runs(kind: str = "pairs") -> dict[str, Path]:
     folders = {task: root / task for task in ("describer", "units", "vocoder")} | {"student": tiny.runs()["student"]}
     if root.exists():
         return folders
-    pairs, merged = KINDS[kind]
     config = replace(ENCODER, segment_cost=SEGMENT_COSTS[kind])
     encoder = UnitEncoder(config)
     tiny.loud(encoder)
     save_model(encoder, config, "units", folders["units"])
     frames = torch.from_numpy(OwnFeatures(encoder)(noise(9_600)))
     save_file({CENTROIDS: frames[5::10].clone()}, folders["units"] / KMEANS)
+    (folders["units"] / WORDS).write_bytes(words(frames.numpy()).save())
     (folders["units"] / PAIRS).write_text(json.dumps({"units": UNITS, "merges": MERGES}))
     save_model(tiny.loud(LatentVocoder(VOCODER)), VOCODER, "vocoder", folders["vocoder"])
-    sizes = {**vars(tiny.DESCRIBER), "num_codebooks": 1, "codebook_size": UNITS + pairs, "pattern": "parallel"}
-    speech = SpeechParts(
-        sample_rate=RATE, units=folders["units"], vocoder=folders["vocoder"], unit_pairs=pairs, merged=merged
-    )
+    sizes = {**vars(tiny.DESCRIBER), "num_codebooks": 1, "codebook_size": SIZES[kind], "pattern": "parallel"}
+    speech = SpeechParts(sample_rate=RATE, units=folders["units"], vocoder=folders["vocoder"], **KINDS[kind])
     said = UnitDescriberConfig(PixVoxConfig(**sizes), folders["student"], speech)
     save_model(tiny.loud(PixVoxLM(said.model)), said, "describer", folders["describer"])
     return folders
+
+
+def words(frames: np.ndarray) -> UnitWords:
+    """A word of each unit, and one of two of them; ``frames`` (F, D) are what they sound like."""
+    four = frames.reshape(UNITS, 10, -1)[:, 2:10:2]  # points of a span
+    mixed = np.concatenate([four[3, :2], four[5, 2:]])
+    middles = np.concatenate([four, mixed[None]]).reshape(WORDS_MADE, -1) / 2
+    spoken = [*(np.full(unit + 1, unit) for unit in range(UNITS)), np.array([3, 3, 5])]
+    width = frames.shape[1]
+    return UnitWords(np.zeros(width, np.float32), np.eye(width, dtype=np.float32), middles, spoken, 0.02)
 
 
 def bundle(kind: str = "pairs", dtype: str = "fp32") -> Path:

@@ -1,6 +1,7 @@
 """A bundle: a folder of ONNX files and ``bundle.json``, which says their sizes, their SHA-256 and how to decode.
 
-One that searches may have a letter model besides, one that says units their byte pairs.  ``training.export`` writes it.
+One that searches may have a letter model besides, one that says units their byte pairs or words.
+``training.export`` writes it.
 The decoding options and the confidence may be edited by hand: only the other files are hashed.
 """
 
@@ -30,6 +31,7 @@ IMAGE_ENCODER, DESCRIBER_START, DESCRIBER_STEP = "image_encoder.onnx", "describe
 CODEC_ENCODER, CODEC_DECODER, RECOGNIZER = "codec_encoder.onnx", "codec_decoder.onnx", "recognizer.onnx"
 UNIT_ENCODER, UNIT_DURATIONS, UNIT_VOCODER = "unit_encoder.onnx", "unit_durations.onnx", "unit_vocoder.onnx"
 UNIT_PAIRS = "unit_pairs.json"
+UNIT_WORDS = "unit_words.safetensors"
 SEARCH_PHOTO, SEARCH_SPEECH = "search_photo.onnx", "search_speech.onnx"
 SEARCH_LETTERS = "search_letters.safetensors"
 LENGTHS = ("short", "normal", "long")
@@ -71,7 +73,7 @@ class CodecSizes:
 
 @dataclass(frozen=True)
 class UnitSizes:
-    """Speech units: one of ``units`` every ``hop`` samples; the describer says them, or byte pairs of them.
+    """Speech units: one of ``units`` every ``hop`` samples; the describer says them, or byte pairs or words of them.
 
     It says neighbours that are equal once, and how many frames they last hangs on ``reach`` units either way; where
     ``reach`` is null, it says the unit of every frame.  The vocoder makes sound of ``together`` frames at once, from
@@ -163,7 +165,8 @@ class BundleInfo:
         """12 hexadecimal digits that change with what makes tokens of speech."""
         if self.codec is not None:
             return self.files[CODEC_ENCODER][:12]
-        return hashlib.sha256((self.files[UNIT_ENCODER] + self.files.get(UNIT_PAIRS, "")).encode()).hexdigest()[:12]
+        parts = (self.files[UNIT_ENCODER], self.files.get(UNIT_PAIRS, ""), self.files.get(UNIT_WORDS, ""))
+        return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
 
     def speech_files(self) -> set[str]:
         """The files that speech needs, both ways."""
@@ -265,8 +268,8 @@ class Bundle:
         spoken = (info.describer.num_codebooks, info.describer.codebook_size)
         if info.codec is not None and spoken != (info.codec.num_codebooks, info.codec.codebook_size):
             raise BundleError(f"{self.folder}: describer and codec have other codebooks; export them together")
-        paired = UNIT_PAIRS in info.files  # how many, its reader knows
-        if info.units is not None and not paired and spoken != (1, info.units.units):
+        joined = UNIT_PAIRS in info.files or UNIT_WORDS in info.files  # how many, their readers know
+        if info.units is not None and not joined and spoken != (1, info.units.units):
             raise BundleError(f"{self.folder}: describer and vocoder have other units; export them together")
 
     def read(self, file: str) -> bytes:

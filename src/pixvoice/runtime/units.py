@@ -1,4 +1,4 @@
-"""Speech as units, on ONNX Runtime: what a describer says whose tokens are units or byte pairs of them.
+"""Speech as units, on ONNX Runtime: what a describer says whose tokens are units, or byte pairs or words of them.
 
 Letters: N units, T tokens, F frames of units, R frames that the vocoder takes at once, L samples.
 """
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pixvoice.contracts import Audio, Codes
+from pixvoice.contracts import Audio, Codes, Floats
 from pixvoice.errors import BundleError
-from pixvoice.runtime.bundle import UNIT_DURATIONS, UNIT_ENCODER, UNIT_PAIRS, UNIT_VOCODER, Bundle
+from pixvoice.runtime.bundle import UNIT_DURATIONS, UNIT_ENCODER, UNIT_PAIRS, UNIT_VOCODER, UNIT_WORDS, Bundle
 from pixvoice.runtime.sessions import OnnxSpeechTokenizer, OnnxTokenizer, Voice, run
 from pixvoice.segments import cheapest_units
+from pixvoice.unit_words import UnitWords
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -77,13 +78,17 @@ class OnnxUnitTokenizer(OnnxTokenizer):
         self.sizes = s = bundle.info.units
         self._bundle, self._size = bundle, bundle.info.describer.codebook_size
         self.pairs = BytePairs.read(bundle, s.units, self._size) if UNIT_PAIRS in bundle.info.files else None
+        self.words = _words(bundle) if UNIT_WORDS in bundle.info.files else None
         self._vocoder = bundle.session(UNIT_VOCODER, {"units": (None, s.together, None), "audio": (None, None)})
         shapes = {"units": (None, None), "durations": (None, None)}
         self._durations = None if s.reach is None else bundle.session(UNIT_DURATIONS, shapes)
 
     @cached_property
     def _encoder(self) -> ort.InferenceSession:
-        return self._bundle.session(UNIT_ENCODER, {"audio": (None, None), "distances": (None, None, None)})
+        shapes: dict[str, tuple[int | None, ...]] = {"audio": (None, None), "distances": (None, None, None)}
+        if self.words is not None:
+            shapes["frames"] = (None, None, len(self.words.mean))
+        return self._bundle.session(UNIT_ENCODER, shapes)
 
     @property
     def sample_rate(self) -> int:
@@ -102,38 +107,43 @@ class OnnxUnitTokenizer(OnnxTokenizer):
 
     @property
     def codebook_size(self) -> int:
-        """V, the units and their pairs."""
+        """V, the units and their pairs, or their words."""
         return self._size
 
     def encode(self, audio: Audio) -> Codes:
         """Audio (L,) -> tokens (1, T), the end padded with silence to a whole frame."""
-        return self._tokens(self._frames(audio))
+        return self._tokens(*self._heard(audio))
 
     def encode_first(self, audio: Audio, frames: int) -> Codes:
         """Audio (L,) -> the tokens (1, T) of its first ``frames`` frames; the rest is heard, and not said.
 
-        The last of several byte pairs is left out: with more units after it, it would often have become another.
+        The last of several byte pairs or words is left out: with more after it, it would often have become another.
         """
-        tokens = self._tokens(self._frames(audio)[:frames])
-        return tokens if self.pairs is None else tokens[:, : max(1, tokens.shape[1] - 1)]
+        units, hidden = self._heard(audio)
+        tokens = self._tokens(units[:frames], hidden[:frames])
+        return tokens if self.pairs is None and self.words is None else tokens[:, : max(1, tokens.shape[1] - 1)]
 
-    def _frames(self, audio: Audio) -> Codes:
-        """Audio (L,) -> the unit of each frame (F,)."""
+    def _heard(self, audio: Audio) -> tuple[Codes, Floats]:
+        """Audio (L,) -> the unit of each frame (F,), and the frames (F, D) that words are cut by (D = 0 without)."""
         if not len(audio):
-            return NOTHING
+            return NOTHING, np.zeros((0, 0 if self.words is None else len(self.words.mean)), np.float32)
         whole = np.pad(audio.astype(np.float32, copy=False), (0, -len(audio) % self.sizes.hop))
-        distances = self._encoder.run(("distances",), {"audio": whole[None]})[0][0]
-        return cheapest_units(distances, self.sizes.segment_cost)
+        distances, *frames = (found[0] for found in self._encoder.run(None, {"audio": whole[None]}))
+        units = cheapest_units(distances, self.sizes.segment_cost)
+        return units, frames[0] if frames else np.zeros((len(units), 0), np.float32)
 
-    def _tokens(self, frames: Codes) -> Codes:
-        """The unit of each frame (F,) -> tokens (1, T)."""
+    def _tokens(self, units: Codes, frames: Floats) -> Codes:
+        """The unit of each frame (F,), and the frames (F, D) -> tokens (1, T)."""
+        if self.words is not None:
+            return self.words.cut(frames, units)[0][None]
         if self._durations is not None:
-            frames = frames[np.flatnonzero(np.diff(frames, prepend=-1))]
-        return (frames if self.pairs is None else self.pairs.encode(frames))[None]
+            units = units[np.flatnonzero(np.diff(units, prepend=-1))]
+        return (units if self.pairs is None else self.pairs.encode(units))[None]
 
     def units_of(self, codes: Codes) -> Codes:
         """Tokens (1, T) -> units (T',)."""
-        return codes[0] if self.pairs is None else self.pairs.decode(codes[0])
+        joined = self.words or self.pairs
+        return codes[0] if joined is None else joined.decode(codes[0])
 
     def durations(self, units: Codes) -> Codes:
         """Units (T,) -> the frames (T,) that each lasts."""
@@ -213,6 +223,18 @@ class UnitVoice:
         self.frames = np.concatenate([self.frames, np.repeat(self.units[self.known : certain], lasting)])
         unseen = max(0, certain - self.reach)
         self.units, self.known = self.units[unseen:], certain - unseen
+
+
+def _words(bundle: Bundle) -> UnitWords:
+    """The words of a bundle.  Raises BundleError if they aren't those of its describer and its units."""
+    place, info = bundle.folder / UNIT_WORDS, bundle.info
+    words = UnitWords.read(bundle.read(UNIT_WORDS), place)
+    assert info.units is not None  # why it was called
+    if words.size != info.describer.codebook_size or not words.fits(info.units.units, len(words.mean)):
+        raise BundleError(f"{place}: other words than the describer's; export the bundle again")
+    if info.units.reach is not None:
+        raise BundleError(f"{place}: words of merged units; export the bundle again")
+    return words
 
 
 def speech_tokenizer(bundle: Bundle) -> OnnxSpeechTokenizer | OnnxUnitTokenizer:

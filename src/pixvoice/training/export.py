@@ -47,6 +47,7 @@ DECODING: dict[str, dict[str, Any]] = {
 """Limits in tokens of ``TOKEN_S``: the codec's frames, and about what byte pairs of units last."""
 LIMITS = ("min_frames", "max_frames")
 TOKEN_S = 0.08  # seconds
+WORDS_A_TOKEN = 0.5  # words of units last about twice as long
 CONFIDENCE = b.Confidence(centre=-1.56, slope=5.2)
 
 
@@ -156,7 +157,9 @@ def search_sizes(model: DualChannel) -> b.SearchSizes:
 def _decoding(lm: PixVoxConfig, speech: Codec | SpokenUnits) -> dict[str, dict[str, Any]]:
     """``DECODING`` with its limits in this describer's tokens, cut to what it can reach."""
     tokens = 1.0
-    if isinstance(speech, SpokenUnits) and speech.pairs is None:
+    if isinstance(speech, SpokenUnits) and speech.words is not None:
+        tokens = WORDS_A_TOKEN
+    elif isinstance(speech, SpokenUnits) and speech.pairs is None:
         tokens = TOKEN_S * speech.vocoder.sample_rate / speech.vocoder.hop
     return {
         length: {
@@ -304,6 +307,9 @@ def _write(
     if isinstance(models.speech, SpokenUnits) and models.speech.pairs is not None:
         models.speech.pairs.save(folder / b.UNIT_PAIRS)
         files[b.UNIT_PAIRS] = hashlib.sha256((folder / b.UNIT_PAIRS).read_bytes()).hexdigest()
+    if isinstance(models.speech, SpokenUnits) and models.speech.words is not None:
+        (folder / b.UNIT_WORDS).write_bytes(data := models.speech.words.save())
+        files[b.UNIT_WORDS] = hashlib.sha256(data).hexdigest()
     if retriever is not None and (spelling := read_spelling(retriever)):
         (folder / b.SEARCH_LETTERS).write_bytes(data := spelling.save())
         files[b.SEARCH_LETTERS] = hashlib.sha256(data).hexdigest()

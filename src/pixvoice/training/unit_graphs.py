@@ -17,7 +17,9 @@ from pixvoice.speech.unit_encoder import OwnFeatures, UnitEncoder, UnitFrames
 from pixvoice.speech.unit_pairs import PairTokenizer, UnitPairs
 from pixvoice.speech.units import UnitTokenizer
 from pixvoice.speech.vocoder import frames_of
+from pixvoice.speech.word_tokenizer import WordTokenizer
 from pixvoice.training.search_graphs import Graph
+from pixvoice.unit_words import UnitWords
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class SpokenUnits:
     centroids: Tensor
     vocoder: LatentVocoder
     pairs: UnitPairs | None
+    words: UnitWords | None
     merged: bool
     segment_cost: float
 
@@ -41,13 +44,14 @@ class SpokenUnits:
         parts = replace(speech, units=units, vocoder=vocoder)
         tokenizer = load_speech_tokenizer(parts, dims.num_codebooks, dims.codebook_size)
         pairs = tokenizer.pairs if isinstance(tokenizer, PairTokenizer) else None
-        single = tokenizer.speech if isinstance(tokenizer, PairTokenizer) else tokenizer
+        words = tokenizer.words if isinstance(tokenizer, WordTokenizer) else None
+        single = tokenizer.speech if isinstance(tokenizer, PairTokenizer | WordTokenizer) else tokenizer
         assert isinstance(single, UnitTokenizer) and isinstance(single.features, OwnFeatures)  # those of a training
         if not isinstance(single.vocoder, LatentVocoder):
             raise BundleError(f"{vocoder}: a vocoder that no bundle holds; give the run of a training of task: vocoder")
         centroids = torch.from_numpy(single.centroids)
         encoder, cost = single.features.encoder, single.segment_cost
-        return cls(encoder, centroids, single.vocoder, pairs, single.merged, cost)
+        return cls(encoder, centroids, single.vocoder, pairs, words, single.merged, cost)
 
     def sizes(self) -> b.UnitSizes:
         """What ``bundle.json`` says of them."""
@@ -57,19 +61,23 @@ class SpokenUnits:
 
 
 class UnitEncoderGraph(nn.Module):
-    """Audio (B, L), whole frames -> their squared distances from the units (B, F, N), less each frame's own square."""
+    """Audio (B, L), whole frames -> their squared distances from the units (B, F, N), less each frame's own square.
+
+    Where words are to be cut, the frames (B, F, D) beside them.
+    """
 
     centroids: Tensor
 
-    def __init__(self, encoder: UnitEncoder, centroids: Tensor) -> None:
+    def __init__(self, encoder: UnitEncoder, centroids: Tensor, cut: bool = False) -> None:
         """``centroids`` (N, D) of the encoder's frames."""
         super().__init__()
-        self.frames = UnitFrames(encoder)
+        self.frames, self.cut = UnitFrames(encoder), cut
         self.register_buffer("centroids", centroids)
 
-    def forward(self, audio: Tensor) -> Tensor:
-        distances: Tensor = self.centroids.square().sum(-1) - 2.0 * self.frames(audio) @ self.centroids.T
-        return distances
+    def forward(self, audio: Tensor) -> tuple[Tensor, ...]:
+        frames = self.frames(audio)
+        distances = self.centroids.square().sum(-1) - 2.0 * frames @ self.centroids.T
+        return (distances, frames) if self.cut else (distances,)
 
 
 class DurationsGraph(nn.Module):
@@ -97,15 +105,16 @@ class UnitVocoderGraph(nn.Module):
 
 def unit_graphs(units: SpokenUnits) -> dict[str, Graph]:
     """The files of speech, by name."""
-    heard = unit_encoder_graph(UnitEncoderGraph(units.encoder, units.centroids))
+    heard = unit_encoder_graph(UnitEncoderGraph(units.encoder, units.centroids, units.words is not None))
     return {b.UNIT_ENCODER: heard} | vocoder_graphs(units.vocoder, units.merged)
 
 
 def unit_encoder_graph(units: UnitEncoderGraph) -> Graph:
     """The encoder's file."""
     audio = torch.zeros(2, 8 * units.frames.encoder.dims.frame_length)
-    axes = {"audio": {0: "batch", 1: "samples"}, "distances": {0: "batch", 1: "frames"}}
-    return Graph(units, {"audio": audio}, ("distances",), axes)
+    outputs = ("distances", "frames") if units.cut else ("distances",)
+    axes = {"audio": {0: "batch", 1: "samples"}} | {name: {0: "batch", 1: "frames"} for name in outputs}
+    return Graph(units, {"audio": audio}, outputs, axes)
 
 
 def vocoder_graphs(vocoder: LatentVocoder, merged: bool) -> dict[str, Graph]:

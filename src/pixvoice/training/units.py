@@ -53,8 +53,8 @@ class UnitsRecipe:
     ``targets``, the units of a finished training in that folder; clusters of its frames become the units.  With
     ``reconstruction`` it is the encoder of a VQ-VAE, whose codebook is the units.  Clusters and the ``pairs`` byte
     pairs are those of ``cluster_recordings`` recordings; the units and their pairs of those in the manifests
-    ``clustered``, where they are told: one voice's units need tell no voices apart.  ``words`` begin as the pairs, and
-    a span of speech costs ``word_price`` (``pixvoice.unit_words``).
+    ``clustered``, where they are told: one voice's units need tell no voices apart.  ``words`` begin as the pairs,
+    are those of ``word_recordings``, and a span of speech costs ``word_price`` (``pixvoice.unit_words``).
 
     With a ``student``, the units are visually grounded: speech must also tell its photo, as that image student sees it
     in 2 + ``crops`` views, from the others of the batch; ``grounding`` weighs that loss.
@@ -73,6 +73,7 @@ class UnitsRecipe:
     pairs: int = 0
     words: int = 0
     word_price: float = 220.0
+    word_recordings: int = 7000
     student: Path | None = None
     grounding: float = 1.0
     crops: int = 2
@@ -149,7 +150,7 @@ def run(recipe: UnitsRecipe, output: Path) -> list[dict[str, float]]:
     samples, paths = _recordings(recipe.manifests, recipe.split)
     clustered = paths if recipe.clustered is None else _recordings(recipe.clustered, recipe.split)[1]
     config = recipe.model
-    model = begin(recipe, _some(paths, recipe))
+    model = begin(recipe, _some(paths, recipe.cluster_recordings, recipe.train.seed))
     count = recipe.train.steps * recipe.train.batch_size
     length = recipe.crop_frames * config.frame_length
     crops = SpeechCrops(paths, config.sample_rate, length, count, recipe.train.seed)
@@ -160,7 +161,9 @@ def run(recipe: UnitsRecipe, output: Path) -> list[dict[str, float]]:
     else:
         log = train(model, crops, recipe.train, output)
     if processes.is_main():
-        _keep_units(model, recipe, _some(clustered, recipe), output)
+        units = _keep_units(model, recipe, _some(clustered, recipe.cluster_recordings, recipe.train.seed), output)
+        if recipe.words:
+            _keep_words(units, recipe, _some(clustered, recipe.word_recordings, recipe.train.seed), output)
     save_model(model.encoder, config, "units", output)
     return log
 
@@ -175,16 +178,16 @@ def _recordings(manifests: Sequence[Path], split: str) -> tuple[list[Sample], li
     return samples, [s.audio for s in samples if s.audio is not None]
 
 
-def _some(recordings: Sequence[Path], recipe: UnitsRecipe) -> list[Path]:
-    """``cluster_recordings`` of the recordings, the same for the same seed."""
-    order = np.random.default_rng(recipe.train.seed).permutation(len(recordings))
-    return [recordings[i] for i in order[: recipe.cluster_recordings]]
+def _some(recordings: Sequence[Path], count: int, seed: int) -> list[Path]:
+    """``count`` of the recordings, the same for the same seed."""
+    order = np.random.default_rng(seed).permutation(len(recordings))
+    return [recordings[i] for i in order[:count]]
 
 
 def _keep_units(
     model: MaskedUnits | SpeechVqVae, recipe: UnitsRecipe, recordings: Sequence[Path], output: Path
-) -> None:
-    """Write the centroids of the encoder's frames, or its codebook, and the byte pairs of the units."""
+) -> UnitTokenizer:
+    """Write the centroids of the encoder's frames, or its codebook, and the byte pairs of the units, which it gives."""
     features = OwnFeatures(model.encoder.cpu())
     if isinstance(model, SpeechVqVae):
         centroids = model.centroids.cpu().contiguous()
@@ -193,8 +196,7 @@ def _keep_units(
         centroids = fit_kmeans(frames_of_all, recipe.model.units, recipe.train.seed)
     write_bytes_atomically(output / KMEANS, save({CENTROIDS: centroids}))
     units = UnitTokenizer(features, centroids.numpy(), segment_cost=recipe.model.segment_cost)
-    heard = [units.frames(read_audio(path, units.sample_rate)) for path in follow(recordings, "units")]
-    frames = [units.units_of(one) for one in heard]
+    frames = [units.frame_units(read_audio(path, units.sample_rate)) for path in follow(recordings, "units")]
     merged = [merge_runs(one)[0] for one in frames]
     used, kept, all_of_them = len(np.unique(np.concatenate(merged))), sum(map(len, merged)), sum(map(len, frames))
     said = f"{used} of {len(centroids)} units used, {kept / all_of_them * units.frame_rate:.1f} a second once merged"
@@ -203,11 +205,18 @@ def _keep_units(
         pairs.save(output / PAIRS)
         steps = sum(len(pairs.encode(one)) for one in merged) / all_of_them * units.frame_rate
         said += f", {steps:.1f} with {pairs.size - pairs.units} byte pairs"
-        if recipe.words:
-            first = [pairs.lengths(pairs.encode(one)) for one in merged]
-            turns = partial(follow, range(ROUNDS), "words")
-            words = UnitWords.learn(heard, frames, first, recipe.words, recipe.word_price, recipe.train.seed, turns)
-            write_bytes_atomically(output / WORDS, words.save())
-            steps = sum(len(words.cut(*one)[0]) for one in zip(heard, frames, strict=True))
-            said += f", {steps / all_of_them * units.frame_rate:.1f} with {words.size} words"
     tell(said)
+    return units
+
+
+def _keep_words(units: UnitTokenizer, recipe: UnitsRecipe, recordings: Sequence[Path], output: Path) -> None:
+    """Write the words of the units, which begin as the byte pairs in ``output``."""
+    pairs = UnitPairs.load(output / PAIRS)
+    heard = [units.frames(read_audio(path, units.sample_rate)) for path in follow(recordings, "frames for words")]
+    frames = [units.units_of(one) for one in heard]
+    first = [pairs.lengths(pairs.encode(merge_runs(one)[0])) for one in frames]
+    turns = partial(follow, range(ROUNDS), "words")
+    words = UnitWords.learn(heard, frames, first, recipe.words, recipe.word_price, recipe.train.seed, turns)
+    write_bytes_atomically(output / WORDS, words.save())
+    steps = sum(len(words.cut(*one)[0]) for one in zip(heard, frames, strict=True))
+    tell(f"{words.size} words, {steps / sum(map(len, frames)) * units.frame_rate:.1f} a second")

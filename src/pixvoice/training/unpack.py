@@ -28,7 +28,7 @@ from pixvoice.speech.codec import Codec, CodecConfig
 from pixvoice.speech.ctc import LETTERS, CTCConfig, CTCRecognizer
 from pixvoice.speech.latent_vocoder import LatentVocoder, LatentVocoderConfig, LatentVocoderSizes
 from pixvoice.speech.quantizer import ResidualVectorQuantizer
-from pixvoice.speech.unit_encoder import KMEANS, PAIRS, UnitEncoder, UnitEncoderConfig
+from pixvoice.speech.unit_encoder import KMEANS, PAIRS, WORDS, UnitEncoder, UnitEncoderConfig
 from pixvoice.speech.units import CENTROIDS
 from pixvoice.training.export import write_onnx
 from pixvoice.training.graphs import codec_graphs, photo_graph, recognizer_graph
@@ -71,9 +71,9 @@ def unpack(bundle: b.Bundle, runs: Path, sizes: Sizes | None = None) -> list[Pat
     ``vocoder``: such a bundle has the codec's decoder in its vocoder, but no encoder, and so no codec.
 
     Weights are those that the bundle stores (fp16 for the most part, so that of two codes that fit a frame about
-    equally well the other may be chosen), and a student's batch norms are in its convolutions.  Of codebooks and byte
-    pairs it has those that its describer says, of an encoder of units the blocks up to the one whose frames are
-    clustered.  A vocoder of units that aren't merged has no durations: each lasts one frame.  A describer isn't
+    equally well the other may be chosen), and a student's batch norms are in its convolutions.  Of codebooks, byte
+    pairs and words it has those that its describer says, of an encoder of units the blocks up to the one whose frames
+    are clustered.  A vocoder of units that aren't merged has no durations: each lasts one frame.  A describer isn't
     unpacked, since int8 isn't what it was trained in, nor is search.
 
     Raises:
@@ -139,7 +139,7 @@ def _of_units(bundle: b.Bundle, said: b.UnitSizes, sizes: Sizes) -> Iterator[Pac
     if said.hop != heard.frame_length:
         raise _unlike(bundle.folder / b.UNIT_ENCODER, f"units of {heard.frame_length} samples a frame")
     encoder = UnitEncoder(heard)
-    units = UnitEncoderGraph(encoder, torch.zeros(said.units, heard.width))
+    units = UnitEncoderGraph(encoder, torch.zeros(said.units, heard.width), b.UNIT_WORDS in bundle.info.files)
     hidden = ("frames.encoder.hidden",)  # stands for what can't be heard, in training alone
     yield Packed("units", units, heard, lambda: {b.UNIT_ENCODER: unit_encoder_graph(units)}, hidden)
     if said.frame_length != codec.frame_length:
@@ -159,13 +159,15 @@ def _unlike(file: Path, wanted: str) -> BundleError:
 
 
 def _save(packed: Packed, bundle: b.Bundle, folder: Path) -> None:
-    """Write one run: its model, and, of units, centroids and byte pairs."""
+    """Write one run: its model, and, of units, centroids, byte pairs and words."""
     model = packed.model
     folder.mkdir()
     if isinstance(model, UnitEncoderGraph):
         write_bytes_atomically(folder / KMEANS, save({CENTROIDS: model.centroids}))
         if b.UNIT_PAIRS in bundle.info.files:
             write_bytes_atomically(folder / PAIRS, bundle.read(b.UNIT_PAIRS))
+        if b.UNIT_WORDS in bundle.info.files:
+            write_bytes_atomically(folder / WORDS, bundle.read(b.UNIT_WORDS))
         model = model.frames.encoder
     save_model(model, packed.config, packed.task, folder)
 
