@@ -111,10 +111,11 @@ def test_small_rows_have_the_parameters_of_their_recipes() -> None:
     with torch.device("meta"):
         for name, maker in makers.items():
             assert count_parameters(maker(sizes(name).model)) == counted(ROWS[name]), name
-        for name, units in (("vocoder-small", 400), ("vocoder-vqvae-small", 256)):
+        for name, units in (("vocoder-small", 400), ("vocoder-words-small", 400), ("vocoder-vqvae-small", 256)):
             vocoder = LatentVocoderConfig(units, 640, sizes(name).model, sizes("codec-small").model)
             assert count_parameters(LatentVocoder(vocoder)) == counted(ROWS[name]), name
-        for name in ("pixvox-delay-small", "pixvox-parallel-small", "im2sp-small", "im2sp-pairs-small", "e-i2s-small"):
+        units = ("im2sp-small", "im2sp-pairs-small", "im2sp-words-small", "e-i2s-small")
+        for name in ("pixvox-delay-small", "pixvox-parallel-small", *units):
             assert count_parameters(PixVoxLM(sizes(name).model))[0] == ROWS[name].trainable
             assert ROWS[name].parameters - ROWS[name].trainable == ROWS["student-small"].parameters
         assert count_parameters(PixVoxLM(sizes("cascade-small").model))[0] == ROWS["cascade-small"].trainable
