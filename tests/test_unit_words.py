@@ -192,7 +192,7 @@ def test_words_that_do_not_fit(place: Path) -> None:
     ):
         with pytest.raises(OptionError, match=fault):
             load_speech_tokenizer(SpeechParts(**{**parts(place), **changes}), 1, 5)
-    with pytest.raises(OptionError, match=r"words: 5 begin as byte pairs, of which there are none \(pairs: 0\)"):
+    with pytest.raises(OptionError, match="words: 5 need pairs, not pairs: 0"):
         load_recipe(place / "units.yaml", ("pairs=0",))
 
 

@@ -269,8 +269,7 @@ def _nearest(name: str, allowed: Sequence[str] | Mapping[str, Any], prefix: str)
 
 ZERO_ALLOWED = {
     "seed", "warmup_steps", "weight_decay", "clip_norm", "crops", "teacher_steps", "speed_change", "passes", "prompts",
-    "inner", "each", "layer", "agreement", "pairs", "unit_pairs", "coverage", "spelling", "segment_cost",
-    "words", "word_price",
+    "inner", "each", "layer", "agreement", "pairs", "unit_pairs", "coverage", "spelling", "segment_cost", "words",
 }  # fmt: skip
 ONE_OF = {
     "pattern": tuple(PATTERNS), "variant": VARIANTS, "transcripts": ("recognizer", "truth", "both"),
@@ -335,8 +334,7 @@ RULES = (
     Rule("units", ("objective", "model.layer", "model.blocks"),
          lambda objective, layer, blocks: objective == "masked" or layer == blocks,
          "model.layer: {1} of {2} blocks (model.blocks), but with the objective {0} the last one's frames are units"),
-    Rule("units", ("words", "pairs"), lambda words, pairs: pairs or not words,
-         "words: {0} begin as byte pairs, of which there are none (pairs: {1}); give both"),
+    Rule("units", ("words", "pairs"), lambda words, pairs: pairs or not words, "words: {0} need pairs, not pairs: {1}"),
     Rule("vocoder", ("speech.units", "speech.checkpoint"), lambda *units: any(units),
          "speech.units: {0} must be the run of a training of units, or speech.checkpoint: {1} a HuBERT"),
     Rule("sat", ("speech.units", "speech.checkpoint"), lambda *units: any(units),
