@@ -177,7 +177,10 @@ def test_words_through_trainings(place: Path) -> None:
     assert len(audio) == HOP * len(UnitWords.load(place / "units" / "words.safetensors").decode(codes[0]))
     streamed = list(tokenizer.decode_stream([codes[:, :1], codes[:, 1:]]))
     np.testing.assert_array_equal(np.concatenate(streamed), audio)
-    described = load_speaker(place / "words").describe(place / "0.png", min_frames=3, max_frames=9)
+    speaker = load_speaker(place / "words")
+    with pytest.raises(OptionError, match="a describer of units can't go on from a beginning"):
+        speaker.complete(place / "0.png", sequence(1))
+    described = speaker.describe(place / "0.png", min_frames=3, max_frames=9)
     assert 3 <= described.codes.shape[1] <= 9 and described.sample_rate == RATE and described.seconds > 0
 
 

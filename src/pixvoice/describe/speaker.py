@@ -28,8 +28,7 @@ from pixvoice.runtime.completion import BeginningSource, beginning_codes
 from pixvoice.runtime.decoding import DecodingOptions, generate
 from pixvoice.runtime.describer import Description
 from pixvoice.speech.pretrained import load_speech_tokenizer
-from pixvoice.speech.unit_pairs import PairTokenizer
-from pixvoice.speech.units import UnitTokenizer
+from pixvoice.speech.units import JoinedUnits, UnitTokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -134,7 +133,7 @@ class TorchDescriber:
         Raises OptionError for a describer of units, whose beginning has no length before it is spoken, and what
         ``describe`` raises.
         """
-        if isinstance(self._tokenizer, UnitTokenizer | PairTokenizer):
+        if isinstance(self._tokenizer, UnitTokenizer | JoinedUnits):
             raise OptionError("a describer of units can't go on from a beginning; give one of codec tokens")
         decoding = self.options.changed(**options, **({} if seed is None else {"seed": seed}))
         limit = min(decoding.max_frames, self.decoder.max_steps - self.pattern.max_delay)

@@ -10,16 +10,16 @@ Letters: N units, M pairs, T steps.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, models, trainers
 
-from pixvoice.contracts import Audio, Codes, SpeechTokenizer
+from pixvoice.contracts import Audio, Codes
 from pixvoice.errors import BundleError, OptionError
 from pixvoice.files import write_bytes_atomically
-from pixvoice.speech.units import UnitTokenizer
+from pixvoice.speech.units import JoinedUnits, UnitTokenizer
 
 FIRST = 0x4E00  # units are written as letters of one script without case, spaces or marks
 
@@ -96,29 +96,15 @@ class UnitPairs:
             raise BundleError(f"{path}: no byte pairs that can be read ({error}); train the units again") from None
 
 
-class PairTokenizer(SpeechTokenizer):
+class PairTokenizer(JoinedUnits):
     """Units with byte pairs as one codebook; everything else is the unit tokenizer's."""
 
     def __init__(self, speech: UnitTokenizer, pairs: UnitPairs) -> None:
         """Raises BundleError for pairs of other units."""
         if pairs.units != speech.codebook_size:
             raise BundleError(f"byte pairs of {pairs.units} units for {speech.codebook_size}: train the units again")
-        self.speech, self.pairs = speech, pairs
-
-    @property
-    def sample_rate(self) -> int:
-        """Audio samples a second (Hz)."""
-        return self.speech.sample_rate
-
-    @property
-    def frame_rate(self) -> float:
-        """The most steps that a second can have."""
-        return self.speech.frame_rate
-
-    @property
-    def num_codebooks(self) -> int:
-        """K = 1."""
-        return 1
+        super().__init__(speech)
+        self.pairs = pairs
 
     @property
     def codebook_size(self) -> int:
@@ -129,10 +115,6 @@ class PairTokenizer(SpeechTokenizer):
         """Audio (L,) -> units and pairs (1, T)."""
         return self.pairs.encode(self.speech.encode(audio)[0])[None]
 
-    def decode(self, codes: Codes) -> Audio:
-        """Units and pairs (1, T) -> audio (L,).  Raises OptionError without a vocoder."""
-        return self.speech.decode(self.pairs.decode(codes[0])[None])
-
-    def decode_stream(self, frames: Iterable[Codes]) -> Iterator[Audio]:
-        """Pieces of units and pairs (1, t) -> the audio, in one piece at the end."""
-        return self.speech.decode_stream(self.pairs.decode(piece[0])[None] for piece in frames)
+    def units_of(self, tokens: Codes) -> Codes:
+        """Units and pairs (T,) -> units (T',)."""
+        return self.pairs.decode(tokens)

@@ -11,6 +11,7 @@ Letters: N clusters, T units, F frames (HuBERT's last 20 ms), D width, L samples
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -202,6 +203,40 @@ class UnitTokenizer(SpeechTokenizer):
         audio = self.decode(np.concatenate([np.zeros((1, 0), np.int64), *frames], axis=1))
         if len(audio):
             yield audio
+
+
+class JoinedUnits(SpeechTokenizer):
+    """Tokens of one codebook that each are one or several units; everything else is the unit tokenizer's."""
+
+    def __init__(self, speech: UnitTokenizer) -> None:
+        self.speech = speech
+
+    @property
+    def sample_rate(self) -> int:
+        """Audio samples a second (Hz)."""
+        return self.speech.sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """The most tokens that a second can have."""
+        return self.speech.frame_rate
+
+    @property
+    def num_codebooks(self) -> int:
+        """K = 1."""
+        return 1
+
+    @abstractmethod
+    def units_of(self, tokens: Codes) -> Codes:
+        """Tokens (T,) -> the units (T',) that they are spoken as."""
+
+    def decode(self, codes: Codes) -> Audio:
+        """Tokens (1, T) -> audio (L,).  Raises OptionError without a vocoder."""
+        return self.speech.decode(self.units_of(codes[0])[None])
+
+    def decode_stream(self, frames: Iterable[Codes]) -> Iterator[Audio]:
+        """Pieces of tokens (1, t) -> the audio, in one piece at the end."""
+        return self.speech.decode_stream(self.units_of(piece[0])[None] for piece in frames)
 
 
 def merge_runs(units: Codes) -> tuple[Codes, Codes]:

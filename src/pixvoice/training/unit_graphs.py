@@ -15,7 +15,7 @@ from pixvoice.speech.latent_vocoder import LatentVocoder
 from pixvoice.speech.pretrained import SpeechParts, load_speech_tokenizer
 from pixvoice.speech.unit_encoder import OwnFeatures, UnitEncoder, UnitFrames
 from pixvoice.speech.unit_pairs import PairTokenizer, UnitPairs
-from pixvoice.speech.units import UnitTokenizer
+from pixvoice.speech.units import JoinedUnits, UnitTokenizer
 from pixvoice.speech.vocoder import frames_of
 from pixvoice.speech.word_tokenizer import WordTokenizer
 from pixvoice.training.search_graphs import Graph
@@ -45,7 +45,7 @@ class SpokenUnits:
         tokenizer = load_speech_tokenizer(parts, dims.num_codebooks, dims.codebook_size)
         pairs = tokenizer.pairs if isinstance(tokenizer, PairTokenizer) else None
         words = tokenizer.words if isinstance(tokenizer, WordTokenizer) else None
-        single = tokenizer.speech if isinstance(tokenizer, PairTokenizer | WordTokenizer) else tokenizer
+        single = tokenizer.speech if isinstance(tokenizer, JoinedUnits) else tokenizer
         assert isinstance(single, UnitTokenizer) and isinstance(single.features, OwnFeatures)  # those of a training
         if not isinstance(single.vocoder, LatentVocoder):
             raise BundleError(f"{vocoder}: a vocoder that no bundle holds; give the run of a training of task: vocoder")
