@@ -9,23 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 pytest.importorskip("transformers", reason="needs the train extra")
 
 import tiny  # noqa: E402
-from pixvoice.audio import write_wav  # noqa: E402
 from pixvoice.describe.decoder import SatSpeechDecoder  # noqa: E402
 from pixvoice.describe.sat import SatConfig, ShowAttendTell  # noqa: E402
 from pixvoice.describe.speaker import load_speaker  # noqa: E402
 from pixvoice.errors import BundleError, InputError, OptionError  # noqa: E402
-from pixvoice.manifest import Sample, write_manifest  # noqa: E402
 from pixvoice.patterns import make_pattern  # noqa: E402
 from pixvoice.runtime.decoding import DecodingOptions, generate, generate_batch  # noqa: E402
 from pixvoice.training.recipes import load_recipe  # noqa: E402
 from pixvoice.training.runs import Run  # noqa: E402
-from test_small_units import RATE, UNITS, sequence, speech  # noqa: E402
+from test_small_units import UNITS, speech, spoken_photos  # noqa: E402
 from test_small_units import train as train_units  # noqa: E402
 
 SIZES = SatConfig(codebook_size=10, width=16, attention_width=8, image_dim=6, max_steps=20, dropout=0.0)
@@ -108,13 +105,7 @@ def test_photos_of_a_batch_do_not_mix() -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of four photos with tones, and the runs of units, vocoder and both describers on them."""
     folder = tmp_path_factory.mktemp("sat")
-    samples = []
-    for n in range(4):
-        noise = np.random.default_rng(n).integers(256, size=(64, 64, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / f"{n}.png")
-        write_wav(folder / f"{n}.wav", sequence(n), RATE)
-        samples.append(Sample(folder / f"{n}.png", folder / f"{n}.wav", None, None, "train"))
-    write_manifest(folder / "manifest.jsonl", samples)
+    spoken_photos(folder)
     train_units(folder, "units", "units", "crop_frames: 32\nclusters: 4")
     train_units(folder, "vocoder", "vocoder", f"crop_frames: 8\n{speech(folder)}codec: {tiny.runs()['codec']}")
     Run(recipe(folder), folder / "sat").train()

@@ -55,10 +55,8 @@ def sequence(seed: int) -> np.ndarray:
     return np.concatenate([0.3 * np.sin(2 * np.pi * p * np.arange(800) / RATE) for p in pitches]).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of four photos with tones, and the runs of units (twice), vocoder and describers on them."""
-    folder = tmp_path_factory.mktemp("small-units")
+def spoken_photos(folder: Path) -> None:
+    """A manifest of four photos with tones."""
     samples = []
     for n in range(4):
         noise = np.random.default_rng(n).integers(256, size=(64, 64, 3), dtype=np.uint8)
@@ -66,6 +64,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_wav(folder / f"{n}.wav", sequence(n), RATE)
         samples.append(Sample(folder / f"{n}.png", folder / f"{n}.wav", None, None, "train"))
     write_manifest(folder / "manifest.jsonl", samples)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of four photos with tones, and the runs of units (twice), vocoder and describers on them."""
+    folder = tmp_path_factory.mktemp("small-units")
+    spoken_photos(folder)
     train(folder, "units", "first", "crop_frames: 32\nclusters: 4\npairs: 4")
     train(folder, "units", "units", f"crop_frames: 32\npairs: 4\ntargets: {folder / 'first'}")
     train(folder, "vocoder", "vocoder", f"crop_frames: 8\n{speech(folder)}codec: {tiny.runs()['codec']}")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 pytest.importorskip("transformers", reason="needs the train extra")
@@ -17,16 +16,14 @@ pytest.importorskip("transformers", reason="needs the train extra")
 from safetensors.torch import load_file  # noqa: E402
 
 import tiny  # noqa: E402
-from pixvoice.audio import write_wav  # noqa: E402
 from pixvoice.describe.speaker import load_speaker  # noqa: E402
 from pixvoice.errors import BundleError, InputError, OptionError  # noqa: E402
-from pixvoice.manifest import Sample, write_manifest  # noqa: E402
 from pixvoice.speech.grounding import GroundedUnits  # noqa: E402
 from pixvoice.speech.pretrained import SpeechParts, load_speech_tokenizer  # noqa: E402
 from pixvoice.speech.unit_encoder import Cepstra, MaskedUnits, UnitEncoder, UnitEncoderConfig  # noqa: E402
 from pixvoice.speech.vq_vae import SpeechVqVae  # noqa: E402
 from pixvoice.training.runs import Run  # noqa: E402
-from test_small_units import HOP, RATE, UNITS, recipe, sequence, spoken_by, train  # noqa: E402
+from test_small_units import HOP, RATE, UNITS, recipe, sequence, spoken_by, spoken_photos, train  # noqa: E402
 
 VQVAE = "crop_frames: 32\nobjective: reconstruction"
 LAST = "model.layer=2"  # of the two blocks
@@ -43,13 +40,7 @@ def tones(count: int) -> torch.Tensor:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of four photos with tones, and the runs of both units, and what speaks and says the VQ-VAE's."""
     folder = tmp_path_factory.mktemp("objectives")
-    samples = []
-    for n in range(4):
-        noise = np.random.default_rng(n).integers(256, size=(64, 64, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / f"{n}.png")
-        write_wav(folder / f"{n}.wav", sequence(n), RATE)
-        samples.append(Sample(folder / f"{n}.png", folder / f"{n}.wav", None, None, "train"))
-    write_manifest(folder / "manifest.jsonl", samples)
+    spoken_photos(folder)
     train(folder, "units", "units", VQVAE, LAST)  # where the recipes of test_small_units look for them
     train(folder, "units", "grounded", grounded())
     codec = f"crop_frames: 8\nspeech: {{units: {folder / 'units'}, sample_rate: {RATE}}}\ncodec: {tiny.runs()['codec']}"

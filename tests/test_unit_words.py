@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from pixvoice.errors import BundleError, InputError, OptionError
 from pixvoice.unit_words import LONGEST_FRAMES, LONGEST_UNITS, Spans, UnitWords
@@ -138,18 +137,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch", reason="needs the train extra")
     pytest.importorskip("transformers", reason="needs the train extra")
     import tiny
-    from pixvoice.audio import write_wav
-    from pixvoice.manifest import Sample, write_manifest
-    from test_small_units import RATE, sequence, train
+    from test_small_units import spoken_photos, train
 
     folder = tmp_path_factory.mktemp("unit-words")
-    samples = []
-    for n in range(4):
-        noise = np.random.default_rng(n).integers(256, size=(64, 64, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / f"{n}.png")
-        write_wav(folder / f"{n}.wav", sequence(n), RATE)
-        samples.append(Sample(folder / f"{n}.png", folder / f"{n}.wav", None, None, "train"))
-    write_manifest(folder / "manifest.jsonl", samples)
+    spoken_photos(folder)
     train(folder, "units", "units", "crop_frames: 32\nclusters: 4\npairs: 4\nwords: 5\nword_price: 1.0")
     train(folder, "vocoder", "vocoder", f"crop_frames: 8\n{said(folder)}codec: {tiny.runs()['codec']}")
     spoken = f"crops: 0\nmax_frames: 50\nstudent: {tiny.runs()['student']}\n{said(folder, vocoder=folder / 'vocoder')}"
