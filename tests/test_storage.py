@@ -72,13 +72,14 @@ def test_files_that_can_not_be_read_are_told_and_left_out(files: Path) -> None:
         measure_storage([files / "1.bmp"], [], {})
 
 
-def test_the_command_measures_the_codec_that_ships(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_measures_the_units_that_ship(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = str(files / "manifest.jsonl")
     assert cli.run(["evaluate", "storage", manifest, "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     rows = {row["name"]: row for row in values["rows"]}
-    assert rows["codec tokens, 4 codebooks of 1,024"]["bits"] == pytest.approx(1.5 * 500, rel=0.1)
-    assert rows["codec tokens, 4 codebooks of 1,024"]["of_raw"] == pytest.approx(0.2, rel=0.1)
+    units = rows["the bundle's units, 400"]
+    assert 9 <= units["bits"] <= 1.5 * 25 * 9 and units["bits"] == pytest.approx(1.5 * units["bits_per_second"])
+    assert units["of_raw"] == pytest.approx(100 * units["bits"] / rows["samples, 16 bit at 16 kHz"]["bits"], abs=1e-4)
     (files / "1.wav").unlink()
     assert cli.run(["evaluate", "storage", manifest]) == 1
     said = capsys.readouterr()

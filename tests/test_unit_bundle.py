@@ -136,7 +136,7 @@ def test_what_a_bundle_of_units_holds() -> None:
     assert "unit_words.safetensors" in Bundle.load(tiny_units.bundle("words")).info.files
     assert "unit_durations.onnx" not in Bundle.load(tiny_units.bundle("frames")).info.files
     limits = {kind: Bundle.load(tiny_units.bundle(kind)).info.options().min_frames for kind in KINDS}
-    assert limits == {"pairs": 8, "merged": 40, "frames": 40, "words": 4}  # 0.64 s, where the describer can say as much
+    assert limits == {"pairs": 8, "merged": 8, "frames": 40, "words": 4}  # 0.64 s, where the describer can say as much
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])

@@ -53,9 +53,9 @@ def test_streamed_pieces_are_the_whole() -> None:
     np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-4)
 
 
-def test_the_codec_keeps_the_length_and_the_level_of_speech() -> None:
+def test_units_keep_about_the_length_and_the_level_of_speech() -> None:
     describer = pixvoice.load(EMBEDDED)
     audio = describer.describe(EXAMPLES / "moose.jpg").audio
     again = describer.tokenizer.decode(describer.tokenizer.encode(audio))
-    assert len(again) == len(audio)
+    assert 0.8 < len(again) / len(audio) < 1.25
     assert 0.5 < np.sqrt(np.mean(again**2) / np.mean(audio**2)) < 2.0

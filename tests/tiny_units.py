@@ -36,7 +36,7 @@ KINDS: dict[str, dict[str, Any]] = {
 """What a describer says: byte pairs, merged units, the unit of every frame, or words of it."""
 
 SIZES = {"pairs": UNITS + PAIRS_MADE, "merged": UNITS, "frames": UNITS, "words": WORDS_MADE}
-SEGMENT_COSTS = {"pairs": 0.05, "merged": 0.0, "frames": 0.02, "words": 0.0}
+SEGMENT_COSTS = {"pairs": 0.05, "merged": 0.03, "frames": 0.02, "words": 0.0}
 """What a change of unit costs, as squared distance between frames 16 wide."""
 
 

@@ -44,7 +44,7 @@ DECODING: dict[str, dict[str, Any]] = {
     "normal": {},
     "long": {"end_bias": -4.0, "min_frames": 40},
 }
-"""Limits in tokens of ``TOKEN_S``: the codec's frames, and about what byte pairs of units last."""
+"""Limits in tokens of ``TOKEN_S``: the codec's frames; as long last merged units of which a change costs something."""
 LIMITS = ("min_frames", "max_frames")
 TOKEN_S = 0.08  # seconds
 WORDS_A_TOKEN = 0.5  # words of units last about twice as long
@@ -159,7 +159,7 @@ def _decoding(lm: PixVoxConfig, speech: Codec | SpokenUnits) -> dict[str, dict[s
     tokens = 1.0
     if isinstance(speech, SpokenUnits) and speech.words is not None:
         tokens = WORDS_A_TOKEN
-    elif isinstance(speech, SpokenUnits) and speech.pairs is None:
+    elif isinstance(speech, SpokenUnits) and speech.pairs is None and not (speech.merged and speech.segment_cost):
         tokens = TOKEN_S * speech.vocoder.sample_rate / speech.vocoder.hop
     return {
         length: {
