@@ -14,11 +14,13 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 transformers = pytest.importorskip("transformers", reason="needs the train extra")
 
 from pixvoice import cli  # noqa: E402
-from pixvoice.audio import write_wav  # noqa: E402
+from pixvoice.audio import read_audio, write_wav  # noqa: E402
 from pixvoice.training.recipes import to_yaml  # noqa: E402
 from speakers import checkpoint, make_kmeans  # noqa: E402
 from test_describe_full import recipe_of, spoken  # noqa: E402, F401
 from test_training import recipe_for, spoken_photos  # noqa: E402
+
+SPEECH = Path(__file__).resolve().parent / "browser" / "recordings" / "animal.wav"
 
 
 def refused(arguments: list[str], fault: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,8 +116,8 @@ def test_a_prompt_longer_than_the_model_can_go_on_from(
     photo: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo.save(tmp_path / "photo.png")
-    write_wav(tmp_path / "long.wav", np.full(30 * 16_000, 0.1, np.float32), 16_000)
+    write_wav(tmp_path / "long.wav", np.tile(read_audio(SPEECH, 16_000), 10), 16_000)
     output = tmp_path / "whole.wav"
     arguments = ["complete", str(tmp_path / "photo.png"), str(tmp_path / "long.wav"), "-o", str(output)]
-    refused(arguments, "30.0 s of speech", capsys)
+    refused(arguments, "s of speech; a description of this length may begin with up to", capsys)
     assert not output.exists()
