@@ -69,17 +69,17 @@ def rows(
     photos: list[Photo], describer: Describer, listener: Listener, teacher: Callable[[Photo], Floats], cache: Path
 ) -> Iterator[tuple[str, list[str]]]:
     """Name of each row and its texts, one a photo."""
-    codec, rate = describer.tokenizer, describer.sample_rate
+    tokenizer, rate = describer.tokenizer, describer.sample_rate
     speak = find_speak(None, None, cache)
     yield "a person's sentence, as written", [photo.spoken_caption for photo in photos]
     speech = [audio for photo in photos if (audio := ground_truth_speech(photo, speak)) is not None]
     yield "spoken, and heard by the recognizer", [listener.hear(a, rate, i) for i, a in enumerate(speech)]
-    coded = (codec.decode(codec.encode(audio)) for audio in speech)
-    yield "spoken, through the codec, heard", [listener.hear(a, rate, i) for i, a in enumerate(coded)]
+    coded = (tokenizer.decode(tokenizer.encode(audio)) for audio in speech)
+    yield "spoken, through the tokens, heard", [listener.hear(a, rate, i) for i, a in enumerate(coded)]
 
     def described(features: Floats, row: int) -> str:
         codes = generate(describer.decoder, features, describer.pattern, describer.bundle.info.options()).codes
-        return listener.hear(codec.decode(codes), rate, row)
+        return listener.hear(tokenizer.decode(codes), rate, row)
 
     yield "described from the teacher's features", [described(teacher(p), i) for i, p in enumerate(photos)]
     size, encoder = describer.image_encoder.image_size, describer.image_encoder
