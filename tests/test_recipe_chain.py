@@ -74,7 +74,7 @@ with wave.open(out, "wb") as file:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the recipes, ten photos with captions, a teacher, and a TTS engine."""
+    """A folder with the recipes and the source, ten photos with captions, a teacher, and a TTS engine."""
     images = tmp_path / "data" / "flickr8k" / "images"
     images.mkdir(parents=True)
     rows = []
@@ -86,7 +86,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (images.parent / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     save_teacher(tmp_path / "data" / "teacher.safetensors")
     (tmp_path / "engine.py").write_text(ENGINE)
-    (tmp_path / "recipes").symlink_to(RECIPES)
+    for name in ("recipes", "src"):
+        (tmp_path / name).symlink_to(RECIPES.with_name(name))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
