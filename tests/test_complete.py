@@ -25,9 +25,9 @@ from pixvoice.contracts import Audio
 from pixvoice.errors import InputError, OptionError
 from pixvoice.patterns import Pattern, make_pattern
 from pixvoice.runtime.bundle import EMBEDDED, Bundle
+from pixvoice.runtime.decoders import OnnxSpeechDecoder
 from pixvoice.runtime.decoding import DecodingOptions, generate
 from pixvoice.runtime.recognizer import load_recognizer
-from pixvoice.runtime.sessions import OnnxSpeechDecoder
 from pixvoice.runtime.streaming import generate_stream
 from test_decoding import FakeDecoder
 

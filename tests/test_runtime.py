@@ -21,10 +21,11 @@ from pixvoice.describe.decoder import TorchSpeechDecoder
 from pixvoice.errors import BundleError, InputError, OptionError
 from pixvoice.patterns import make_pattern
 from pixvoice.runtime.bundle import Bundle
+from pixvoice.runtime.decoders import OnnxSpeechDecoder
 from pixvoice.runtime.decoding import DecodingOptions, generate, generate_batch
 from pixvoice.runtime.describer import Describer
 from pixvoice.runtime.recognizer import load_recognizer
-from pixvoice.runtime.sessions import OnnxImageEncoder, OnnxSpeechDecoder, OnnxSpeechTokenizer
+from pixvoice.runtime.sessions import OnnxImageEncoder, OnnxSpeechTokenizer
 from pixvoice.runtime.streaming import generate_stream
 from pixvoice.speech.ctc import greedy as greedy_letters
 

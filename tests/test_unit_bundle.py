@@ -34,7 +34,8 @@ from pixvoice.speech.unit_pairs import UnitPairs
 from pixvoice.training.trainer import save_model
 from tiny_units import noise
 
-KINDS, RATE, HOP = tiny_units.KINDS, tiny_units.RATE, tiny_units.HOP
+KINDS, DESCRIBERS = tiny_units.KINDS, tiny_units.DESCRIBERS
+RATE, HOP = tiny_units.RATE, tiny_units.HOP
 OPTIONS: dict[str, dict[str, Any]] = {
     "greedy": {"strategy": "greedy"},
     "beam": {"strategy": "beam", "beam_size": 3},
@@ -56,7 +57,7 @@ def said(kind: str, tokens: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DESCRIBERS)
 def test_a_bundle_describes_as_its_run_does(kind: str, options: dict[str, Any], photo: Image.Image) -> None:
     limits = {"min_frames": 3, "max_frames": 12, "guidance": 0.7}
     theirs = load_speaker(tiny_units.runs(kind)["describer"]).describe(photo, **options, **limits)
@@ -149,7 +150,7 @@ def test_smaller_weights_stay_close(dtype: str) -> None:
     assert abs(same[0].shape[1] - same[1].shape[1]) <= 2
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DESCRIBERS)
 def test_streams_and_batches_say_what_a_description_says(kind: str, photo: Image.Image) -> None:
     describer = pixvoice.load(tiny_units.bundle(kind))
     other = photo.rotate(90)
@@ -169,7 +170,7 @@ def test_streams_and_batches_say_what_a_description_says(kind: str, photo: Image
 # --- going on from a beginning
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DESCRIBERS)
 def test_an_utterance_goes_on_from_a_beginning(kind: str, photo: Image.Image) -> None:
     describer = pixvoice.load(tiny_units.bundle(kind))
     beginning = noise(3_200)

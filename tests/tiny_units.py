@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import tiny
 from pixvoice.describe.build import UnitDescriberConfig
 from pixvoice.describe.model import PixVoxConfig, PixVoxLM
+from pixvoice.describe.sat import SatConfig, SatRunConfig, ShowAttendTell
 from pixvoice.speech.latent_vocoder import LatentVocoder, LatentVocoderConfig, LatentVocoderSizes
 from pixvoice.speech.pretrained import SpeechParts
 from pixvoice.speech.unit_encoder import KMEANS, PAIRS, WORDS, OwnFeatures, UnitEncoder, UnitEncoderConfig
@@ -35,6 +36,10 @@ KINDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """What a describer says: byte pairs, merged units, the unit of every frame, or words of it."""
 
+SAT = "sat"
+DESCRIBERS = (*KINDS, SAT)
+"""What says them: a transformer for each kind, and an LSTM that says merged units."""
+
 SIZES = {"pairs": UNITS + PAIRS_MADE, "merged": UNITS, "frames": UNITS, "words": WORDS_MADE}
 SEGMENT_COSTS = {"pairs": 0.05, "merged": 0.03, "frames": 0.02, "words": 0.0}
 """What a change of unit costs, as squared distance between frames 16 wide."""
@@ -47,8 +52,10 @@ def noise(samples: int) -> np.ndarray:
 
 
 def runs(kind: str = "pairs") -> dict[str, Path]:
-    """Task -> folder as training leaves it.  Don't change what is in there."""
+    """Of one of ``DESCRIBERS``: task -> folder as training leaves it.  Don't change what is in there."""
     root = tiny.runs()["student"].parent.parent / f"units-{kind}"
+    if kind == SAT:
+        return runs("merged") | {"describer": sat(root)}
     folders = {task: root / task for task in ("describer", "units", "vocoder")} | {"student": tiny.runs()["student"]}
     if root.exists():
         return folders
@@ -66,6 +73,17 @@ def runs(kind: str = "pairs") -> dict[str, Path]:
     said = UnitDescriberConfig(PixVoxConfig(**sizes), folders["student"], speech)
     save_model(tiny.loud(PixVoxLM(said.model)), said, "describer", folders["describer"])
     return folders
+
+
+def sat(folder: Path) -> Path:
+    """The folder of an LSTM that says merged units."""
+    if not folder.exists():
+        parts = runs("merged")
+        speech = SpeechParts(sample_rate=RATE, units=parts["units"], vocoder=parts["vocoder"])
+        sizes = SatConfig(UNITS, width=20, attention_width=12, image_dim=16, max_steps=40)
+        config = SatRunConfig(sizes, speech, parts["student"])
+        save_model(tiny.loud(ShowAttendTell(config.model)), config, SAT, folder)
+    return folder
 
 
 def words(frames: np.ndarray) -> UnitWords:

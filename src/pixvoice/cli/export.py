@@ -12,8 +12,8 @@ from pixvoice.errors import BundleError, MissingToolError, OptionError
 
 NEEDED = ("describer", "codec", "student")
 NEEDED_OF_UNITS = ("describer", "units", "vocoder", "student")
-IN_PLACE_OF = {"image_units": "student"}
-"""What a describer may have learned to see with, in the place of what."""
+IN_PLACE_OF = {"image_units": "student", "sat": "describer"}
+"""Tasks that stand in the place of another: what a describer may see with, and one that is an LSTM."""
 
 
 def export(

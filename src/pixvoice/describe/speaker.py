@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -230,10 +229,11 @@ def load_speaker(folder: Path) -> TorchDescriber | SasDescriber:
 
     Raises BundleError if the folder holds nothing that describes photos, and what the loader of its task raises.
     """
-    try:
-        task = json.loads((folder / "config.json").read_bytes())["task"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BundleError(f"no trained describer in {folder}: give the folder of a finished training") from None
+    from pixvoice.training.trainer import trained_task
+
+    task = trained_task(folder)
+    if task is None:
+        raise BundleError(f"no trained describer in {folder}: give the folder of a finished training")
     if task not in SPEAKERS:
         raise BundleError(f"{folder} holds a {task}, which describes no photos: use a run of {', '.join(SPEAKERS)}")
     return SPEAKERS[task](folder)

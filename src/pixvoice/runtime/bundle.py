@@ -48,7 +48,11 @@ class ImageSizes:
 
 @dataclass(frozen=True)
 class DescriberSizes:
-    """The language model; ``max_steps`` is the longest sequence."""
+    """The language model; ``max_steps`` is the longest sequence.
+
+    A transformer, or, with ``lstm_width``, an LSTM whose state is so wide: it has one layer and one head that looks at
+    the photo, by keys ``head_dim`` wide, and one codebook.
+    """
 
     pattern: str
     num_codebooks: int
@@ -57,6 +61,7 @@ class DescriberSizes:
     heads: int
     head_dim: int
     max_steps: int
+    lstm_width: int | None = None
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from pixvoice.images import read_image, to_pixels
 from pixvoice.patterns import make_pattern
 from pixvoice.runtime.bundle import Bundle
 from pixvoice.runtime.completion import BeginningSource, beginning_codes
+from pixvoice.runtime.decoders import speech_decoder
 from pixvoice.runtime.decoding import DecodingOptions, OnStep, Utterance, generate, generate_batch
-from pixvoice.runtime.sessions import OnnxImageEncoder, OnnxSpeechDecoder
+from pixvoice.runtime.sessions import OnnxImageEncoder
 from pixvoice.runtime.streaming import generate_stream, generate_streams
 from pixvoice.runtime.units import speech_tokenizer
 
@@ -68,7 +69,7 @@ class Describer:
         self.bundle = bundle
         self.pattern = make_pattern(bundle.info.describer.pattern, bundle.info.describer.num_codebooks)
         with ThreadPoolExecutor(bundle.threads) as pool:  # ONNX Runtime makes sessions outside Python's lock
-            decoder = pool.submit(OnnxSpeechDecoder, bundle)
+            decoder = pool.submit(speech_decoder, bundle)
             tokenizer = pool.submit(speech_tokenizer, bundle)
             image_encoder = pool.submit(OnnxImageEncoder, bundle)
         self.image_encoder, self.decoder = image_encoder.result(), decoder.result()

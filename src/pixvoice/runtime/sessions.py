@@ -5,17 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from pixvoice.contracts import Audio, Codes, Floats, ImageEncoder, SpeechDecoder, SpeechTokenizer
+from pixvoice.contracts import Audio, Codes, Floats, ImageEncoder, SpeechTokenizer
 from pixvoice.runtime.bundle import (
     CODEC_DECODER,
     CODEC_ENCODER,
-    DESCRIBER_START,
-    DESCRIBER_STEP,
     IMAGE_ENCODER,
     Bundle,
     CodecSizes,
@@ -49,61 +47,6 @@ class OnnxImageEncoder(ImageEncoder):
     def encode(self, pixels: Floats) -> Floats:
         """Pixels (B, 3, H, W), RGB in [0, 1] -> features (B, P, D)."""
         return run(self._session, pixels=pixels)
-
-
-class OnnxState(NamedTuple):
-    """Keys and values: past (layers, 2, B, heads, S, d), cross (layers, 2, B or 1, heads, P, d)."""
-
-    past: Floats
-    cross: Floats
-
-
-class OnnxSpeechDecoder(SpeechDecoder):
-    """The language model, one step at a time."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        self.sizes = s = bundle.info.describer
-        image = bundle.info.image
-        cross = (s.layers, 2, None, s.heads, image.patches, s.head_dim)
-        past = (s.layers, 2, None, s.heads, None, s.head_dim)
-        self._start = bundle.session(
-            DESCRIBER_START, {"features": (None, image.patches, image.embed_dim), "cross": cross}
-        )
-        step = {"tokens": (None, s.num_codebooks), "past": past, "cross": cross, "next_past": past}
-        step["logits"] = (None, s.num_codebooks, s.codebook_size + 1)
-        self._step = bundle.session(DESCRIBER_STEP, step, threads=1)  # a step is too small to share
-
-    @property
-    def num_codebooks(self) -> int:
-        """K."""
-        return self.sizes.num_codebooks
-
-    @property
-    def codebook_size(self) -> int:
-        """V."""
-        return self.sizes.codebook_size
-
-    @property
-    def max_steps(self) -> int:
-        """S."""
-        return self.sizes.max_steps
-
-    def start(self, features: Floats) -> OnnxState:
-        """Features (B, P, D) -> the state before the first step."""
-        cross = run(self._start, features=features)
-        s = self.sizes
-        return OnnxState(np.zeros((s.layers, 2, len(features), s.heads, 0, s.head_dim), np.float32), cross)
-
-    def step(self, tokens: Codes, state: OnnxState) -> tuple[Floats, OnnxState]:
-        """Tokens (B, K) -> logits (B, K, V + 1) and the next state."""
-        inputs = {"tokens": tokens, "past": state.past, "cross": state.cross}
-        logits, past = self._step.run(("logits", "next_past"), inputs)
-        return logits, OnnxState(past, state.cross)
-
-    def select(self, state: OnnxState, rows: npt.NDArray[np.int64]) -> OnnxState:
-        """The state of ``rows`` (B',); one photo's keys and values serve all its rows."""
-        one_photo = state.cross.shape[2] == 1
-        return OnnxState(state.past.take(rows, axis=2), state.cross if one_photo else state.cross.take(rows, axis=2))
 
 
 class Speaking(Protocol):

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pixvoice.describe.build import UnitDescriberConfig, small_config
 from pixvoice.describe.model import PixVoxConfig, PixVoxLM
+from pixvoice.describe.sat import SatConfig, SatRunConfig, ShowAttendTell
 from pixvoice.errors import BundleError, OptionError, OutputError
 from pixvoice.retrieve.build import read_spelling
 from pixvoice.retrieve.model import DualChannel
@@ -32,7 +33,7 @@ from pixvoice.speech.pretrained import SpeechParts
 from pixvoice.training.graphs import Trained, graphs
 from pixvoice.training.image_encoders import load_image_encoder
 from pixvoice.training.search_graphs import Graph
-from pixvoice.training.trainer import load_model
+from pixvoice.training.trainer import load_model, trained_task
 from pixvoice.training.unit_graphs import SpokenUnits
 
 DType = Literal["fp32", "fp16", "int8"]
@@ -122,9 +123,7 @@ def bundle_info(models: Trained, name: str, files: Mapping[str, str], defaults: 
         format=b.FORMAT,
         name=name,
         image=b.ImageSizes(student.image_size, patches, student.embed_dim),
-        describer=b.DescriberSizes(
-            lm.pattern, lm.num_codebooks, lm.codebook_size, lm.layers, lm.heads, lm.width // lm.heads, lm.max_steps
-        ),
+        describer=describer_sizes(lm),
         codec=codec_sizes(speech, lm) if isinstance(speech, Codec) else None,
         recognizer=None
         if models.recognizer is None
@@ -139,7 +138,15 @@ def bundle_info(models: Trained, name: str, files: Mapping[str, str], defaults: 
     )
 
 
-def codec_sizes(codec: Codec, lm: PixVoxConfig) -> b.CodecSizes:
+def describer_sizes(lm: PixVoxConfig | SatConfig) -> b.DescriberSizes:
+    """What ``bundle.json`` says of a describer."""
+    spoken = (lm.pattern, lm.num_codebooks, lm.codebook_size)
+    if isinstance(lm, SatConfig):
+        return b.DescriberSizes(*spoken, 1, 1, lm.attention_width, lm.max_steps, lm.width)
+    return b.DescriberSizes(*spoken, lm.layers, lm.heads, lm.width // lm.heads, lm.max_steps)
+
+
+def codec_sizes(codec: Codec, lm: PixVoxConfig | SatConfig) -> b.CodecSizes:
     """What ``bundle.json`` says of a codec, as far as a describer says its codes."""
     c, decoder = codec.dims, codec.decoder
     spoken = (lm.num_codebooks, lm.codebook_size)
@@ -154,7 +161,7 @@ def search_sizes(model: DualChannel) -> b.SearchSizes:
     return b.SearchSizes(c.variant, c.embed_dim, model.speech.frame_dim, c.stack, c.window, buckets, c.speeds)
 
 
-def _decoding(lm: PixVoxConfig, speech: Codec | SpokenUnits) -> dict[str, dict[str, Any]]:
+def _decoding(lm: PixVoxConfig | SatConfig, speech: Codec | SpokenUnits) -> dict[str, dict[str, Any]]:
     """``DECODING`` with its limits in this describer's tokens, cut to what it can reach."""
     tokens = 1.0
     if isinstance(speech, SpokenUnits) and speech.words is not None:
@@ -267,20 +274,27 @@ def _take_search(searches: b.Bundle, folder: Path) -> None:
     (folder / b.BUNDLE_JSON).write_text(json.dumps(values, indent=2) + "\n")
 
 
-def _describer(folder: Path) -> tuple[PixVoxLM, SpeechParts | None]:
+def _describer(folder: Path) -> tuple[PixVoxLM | ShowAttendTell, SpeechParts | None]:
     """A trained describer, and what units it says, if it does."""
-    read: list[UnitDescriberConfig | PixVoxConfig] = []
+    spoken: list[SpeechParts | None] = []
 
-    def make(config: UnitDescriberConfig | PixVoxConfig) -> PixVoxLM:
-        read.append(config)
+    def make(config: UnitDescriberConfig | PixVoxConfig | SatRunConfig) -> PixVoxLM | ShowAttendTell:
+        spoken.append(None if isinstance(config, PixVoxConfig) else config.speech)
+        if isinstance(config, SatRunConfig):
+            return ShowAttendTell(config.model)
         return PixVoxLM(config if isinstance(config, PixVoxConfig) else config.model)
 
-    model = load_model(folder, "describer", small_config, make)
-    return model, None if isinstance(read[0], PixVoxConfig) else read[0].speech
+    if trained_task(folder) == "sat":
+        return load_model(folder, "sat", SatRunConfig.from_json, make), spoken[0]
+    return load_model(folder, "describer", small_config, make), spoken[0]
 
 
 def _speech(
-    lm: PixVoxConfig, spoken: SpeechParts | None, codec: Path | None, units: Path | None, vocoder: Path | None
+    lm: PixVoxConfig | SatConfig,
+    spoken: SpeechParts | None,
+    codec: Path | None,
+    units: Path | None,
+    vocoder: Path | None,
 ) -> Codec | SpokenUnits:
     """What the describer's tokens are made of and become sound by.  Raises OptionError unless just that was given."""
     if spoken is None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixvoice.describe.model import DecoderLayer, PixVoxLM
+from pixvoice.describe.model import PixVoxLM
+from pixvoice.describe.sat import ShowAttendTell
 from pixvoice.errors import BundleError
 from pixvoice.retrieve.model import DualChannel
 from pixvoice.retrieve.small_parts import SmallImagePart, SmallSpeechPart
 from pixvoice.runtime import bundle as b
 from pixvoice.speech.codec import Codec
 from pixvoice.speech.ctc import CTCRecognizer
+from pixvoice.training.describer_graphs import describer_graphs, sat_graphs
 from pixvoice.training.search_graphs import Graph, search_graphs
 from pixvoice.training.unit_graphs import SpokenUnits, unit_graphs
 from pixvoice.vision.image_units import ImageUnits
@@ -27,7 +28,7 @@ from pixvoice.vision.student import ImageStudent
 class Trained:
     """The models of one bundle, in evaluation mode; the describer says what ``speech`` makes sound of."""
 
-    describer: PixVoxLM
+    describer: PixVoxLM | ShowAttendTell
     speech: Codec | SpokenUnits
     student: ImageStudent | ImageUnits
     recognizer: CTCRecognizer | None
@@ -71,68 +72,6 @@ def _same_weights(one: nn.Module, other: nn.Module) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def _joined(linears: Iterable[nn.Module], scales: Iterable[float]) -> nn.Linear:
-    """Linear maps of one input as one map, each times its scale."""
-    states = [(linear.state_dict(), scale) for linear, scale in zip(linears, scales, strict=True)]
-    weight, bias = (torch.cat([state[name] * scale for state, scale in states]) for name in ("weight", "bias"))
-    joined = nn.Linear(weight.shape[1], weight.shape[0])
-    joined.load_state_dict({"weight": weight, "bias": bias})
-    return joined
-
-
-class StepLayer(nn.Module):
-    """``DecoderLayer.step`` in a quarter of the ONNX nodes: one map for query, key and value, and fixed shapes."""
-
-    def __init__(self, layer: DecoderLayer) -> None:
-        super().__init__()
-        self.layer, self.heads = layer, layer.self_attention.heads
-        own, cross = layer.self_attention, layer.cross_attention
-        self.width = own.query.in_features
-        scale = (self.width // self.heads) ** -0.5
-        self.query_key_value = _joined([own.query, own.key_value], [scale, 1.0])
-        self.cross_query = _joined([cross.query], [scale])
-
-    def forward(self, x: Tensor, past: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
-        """One step x (B, D); past (2, B, heads, S, d); cross (2, B, heads, P, d) -> x and past with S + 1."""
-        layer, head_width = self.layer, self.width // self.heads
-        mixed = self.query_key_value(layer.self_norm(x)).reshape(-1, 3, self.heads, 1, head_width)
-        past = torch.cat([past, mixed[:, 1:].transpose(0, 1)], dim=3)
-        x = x + layer.self_attention.out(self._attend(mixed[:, 0], past))
-        query = self.cross_query(layer.cross_norm(x)).reshape(-1, self.heads, 1, head_width)
-        x = x + layer.cross_attention.out(self._attend(query, cross))
-        return layer.mlp(x), past
-
-    def _attend(self, query: Tensor, seen: Tensor) -> Tensor:
-        """Scaled queries (B, heads, 1, d) over keys and values (2, B, heads, S, d) -> (B, D)."""
-        key, value = seen.unbind(0)
-        return ((query @ key.transpose(-1, -2)).softmax(-1) @ value).reshape(-1, self.width)
-
-
-class StepGraph(nn.Module):
-    """``PixVoxLM.step`` with the K embeddings in one table and the K heads in one map."""
-
-    table: Tensor
-    offsets: Tensor
-
-    def __init__(self, model: PixVoxLM) -> None:
-        super().__init__()
-        self.codebooks, self.size = model.dims.num_codebooks, model.dims.codebook_size + 1
-        self.positions, self.norm = model.positions, model.norm
-        self.register_buffer("table", torch.cat([embed.state_dict()["weight"] for embed in model.embeddings]))
-        self.register_buffer("offsets", torch.arange(self.codebooks) * self.size)
-        self.layers = nn.ModuleList([StepLayer(layer) for layer in model.layers if isinstance(layer, DecoderLayer)])
-        self.head = _joined(model.heads, [1.0] * self.codebooks)
-
-    def forward(self, tokens: Tensor, past: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, K), past (layers, 2, B, heads, S, d), cross -> logits (B, K, V + 1), past with S + 1."""
-        x = F.embedding(tokens + self.offsets, self.table).sum(1) + self.positions.weight[past.shape[4]]
-        pasts = []
-        for layer, own, seen in zip(self.layers, past.unbind(0), cross.unbind(0), strict=True):
-            x, longer = layer(x, own, seen)
-            pasts.append(longer)
-        return self.head(self.norm(x)).reshape(-1, self.codebooks, self.size), torch.stack(pasts)
-
-
 class CodecEncoderGraph(nn.Module):
     """Audio (B, L), whole frames -> codes (B, K', T) of the first K' codebooks."""
 
@@ -173,43 +112,13 @@ class Hear(nn.Module):
         return self.recognizer.head(hidden), hidden
 
 
-class Start(nn.Module):
-    """Features (B, P, D) -> cross keys and values (layers, 2, B, heads, P, d)."""
-
-    def __init__(self, model: PixVoxLM) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.model.start(features)
-
-
 def graphs(models: Trained) -> dict[str, Graph]:
     """What the bundle's ONNX files compute, by file name."""
     student, lm, speech = models.student, models.describer, models.speech
     kept, photo = lm.dims.num_codebooks, photo_graph(student)
     features = student(photo.inputs["pixels"])
-    cross = lm.start(features)
-    layers, two, batch, heads, _, width = cross.shape
-    step_inputs = {
-        "tokens": torch.zeros(batch, kept, dtype=torch.int64),
-        "past": torch.zeros(layers, two, batch, heads, 3, width),
-        "cross": cross,
-    }
-    past_axes = {2: "batch", 4: "steps"}
-    found = {
-        b.IMAGE_ENCODER: photo,
-        b.DESCRIBER_START: Graph(
-            Start(lm), {"features": features}, ("cross",), {"features": {0: "batch"}, "cross": {2: "batch"}}
-        ),
-        b.DESCRIBER_STEP: Graph(
-            StepGraph(lm),
-            step_inputs,
-            ("logits", "next_past"),
-            _batched("tokens", "logits")
-            | {"past": past_axes, "next_past": {2: "batch", 4: "next_steps"}, "cross": {2: "photos"}},
-        ),
-    }
+    found = {b.IMAGE_ENCODER: photo}
+    found |= sat_graphs(lm, features) if isinstance(lm, ShowAttendTell) else describer_graphs(lm, features)
     found |= codec_graphs(speech, kept) if isinstance(speech, Codec) else unit_graphs(speech)
     if models.recognizer is not None:
         found[b.RECOGNIZER] = recognizer_graph(models.recognizer)

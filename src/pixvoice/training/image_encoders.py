@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from pixvoice.training.trainer import load_model
+from pixvoice.training.trainer import load_model, trained_task
 from pixvoice.vision.image_units import ImageUnits, ImageUnitsConfig
 from pixvoice.vision.student import ImageStudent, StudentConfig
 
@@ -20,10 +19,6 @@ def load_image_encoder(folder: Path) -> ImageStudent | ImageUnits:
 
     Raises BundleError if the folder holds neither.
     """
-    try:
-        task = json.loads((folder / "config.json").read_bytes())["task"]
-    except (OSError, ValueError, KeyError, TypeError):
-        task = "student"  # its loader says what is wrong
-    if task == "image_units":
+    if trained_task(folder) == "image_units":
         return load_image_units(folder)
     return load_model(folder, "student", StudentConfig, ImageStudent)

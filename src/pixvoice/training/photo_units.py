@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pixvoice.packed import UnitsOf
 from pixvoice.training.image_encoders import load_image_units
 from pixvoice.training.image_units import made_by
 from pixvoice.training.student import view
+from pixvoice.training.trainer import trained_task
 from pixvoice.vision.image_tokenizer import ImageTokenizer
 from pixvoice.vision.vit_vqgan import load_vit_vqgan
 
@@ -54,11 +54,7 @@ class PhotoFiles:
 
 def load_image_tokenizer(folder: Path) -> ImageTokenizer:
     """The tokenizer in ``folder``: image units of a training, or a ViT-VQGAN.  Raises BundleError for neither."""
-    try:
-        task = json.loads((folder / "config.json").read_bytes()).get("task")
-    except (OSError, ValueError, AttributeError):
-        task = None
-    return load_vit_vqgan(folder) if task is None else load_image_units(folder)
+    return load_vit_vqgan(folder) if trained_task(folder) is None else load_image_units(folder)
 
 
 def photo_files(folder: Path, views: int = 1) -> PhotoFiles:

@@ -119,6 +119,15 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
 
 
+def trained_task(folder: Path) -> str | None:
+    """The task whose model ``save_model`` wrote into ``folder``; None if there is none, or it can't be read."""
+    try:
+        task = json.loads((folder / "config.json").read_bytes())["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return task if isinstance(task, str) else None
+
+
 def load_model(folder: Path, task: str, config_type: Callable[..., C], model_type: Callable[[C], M]) -> M:
     """The model that ``save_model`` wrote, in evaluation mode.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pixvoice.describe.model import PixVoxConfig
+from pixvoice.describe.sat import SatConfig
 from pixvoice.errors import BundleError
 from pixvoice.runtime import bundle as b
 from pixvoice.speech.latent_vocoder import LatentVocoder
@@ -35,7 +36,7 @@ class SpokenUnits:
     segment_cost: float
 
     @classmethod
-    def load(cls, speech: SpeechParts, units: Path, vocoder: Path, dims: PixVoxConfig) -> SpokenUnits:
+    def load(cls, speech: SpeechParts, units: Path, vocoder: Path, dims: PixVoxConfig | SatConfig) -> SpokenUnits:
         """From the folders of two trainings, in place of those that a describer of ``dims`` learned ``speech`` from.
 
         Raises BundleError for folders that hold something else or don't fit together, OptionError if there are other
