@@ -80,13 +80,13 @@ class StepGraph(nn.Module):
 
 
 class Start(nn.Module):
-    """Features (B, P, D) -> cross keys and values (layers, 2, B, heads, P, d)."""
+    """Features (B, P, D) -> what a describer keeps of the photos: cross keys and values, or an LSTM's state."""
 
-    def __init__(self, model: PixVoxLM) -> None:
+    def __init__(self, model: PixVoxLM | ShowAttendTell) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor | tuple[Tensor, ...]:
         return self.model.start(features)
 
 
@@ -106,17 +106,6 @@ def describer_graphs(lm: PixVoxLM, features: Tensor) -> dict[str, Graph]:
         b.DESCRIBER_START: Graph(Start(lm), {"features": features}, ("cross",), begun),
         b.DESCRIBER_STEP: Graph(StepGraph(lm), inputs, ("logits", "next_past"), axes),
     }
-
-
-class SatStart(nn.Module):
-    """Features (B, P, D) -> hidden and cell (B, D), patches (B, P, D) and their keys (B, P, A)."""
-
-    def __init__(self, model: ShowAttendTell) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        return self.model.start(features)
 
 
 class SatStepGraph(nn.Module):
@@ -165,6 +154,6 @@ def sat_graphs(sat: ShowAttendTell, features: Tensor) -> dict[str, Graph]:
     outputs = ("logits", "next_hidden", "next_cell")
     axes = dict.fromkeys((*inputs, *outputs), row) | {"patches": photo, "keys": photo}
     return {
-        b.DESCRIBER_START: Graph(SatStart(sat), {"features": features}, state._fields, begun),
+        b.DESCRIBER_START: Graph(Start(sat), {"features": features}, state._fields, begun),
         b.DESCRIBER_STEP: Graph(SatStepGraph(sat), inputs, outputs, axes),
     }
