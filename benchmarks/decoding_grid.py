@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -63,24 +62,26 @@ def main() -> None:
     listener = Listener(load_recognizer(bundles[0]))
     print(f"{len(photos)} photos\n{HEAD}", flush=True)
     first: Resampled | None = None
-    for bundle, tried in product(bundles, options.tries or [{}]):
+    for bundle in bundles:
         describer = pixvoice.load(bundle)
-        decoding = describer.bundle.info.options(options.length, **tried)
-        spoken = [
-            generate(describer.decoder, one, describer.pattern, decoding) for one in features_of(describer, photos)
-        ]
-        audio = [describer.tokenizer.decode(utterance.codes) for utterance in spoken]
-        heard = [listener.hear(clip, describer.sample_rate, row) for row, clip in enumerate(audio)]
-        scores = caption_scores(heard, captions)
-        resampled = Resampled.of(caption_statistics(heard, captions), range(len(photos)), counts)
-        first = first or resampled
-        more = {name: f"({a.low:+.2f} to {a.high:+.2f})" for name, a in resampled.less(first).items()}
-        seconds = np.mean([len(clip) for clip in audio]) / describer.sample_rate
-        sure = [utterance.log_prob for utterance in spoken]
-        numbers = f"{scores.bleu_4:7.2f}{more['bleu_4']:>18}{scores.meteor:8.2f}{scores.cider:7.2f}{more['cider']:>18}"
-        said = tried or "as the bundle says"
-        print(f"{numbers}{seconds:9.2f}{np.mean(sure):10.3f}{np.std(sure):6.2f}  {bundle or ''} {said}", flush=True)
-        print("   e.g.", " | ".join(heard[:: max(1, len(heard) // 4)][:4]), file=sys.stderr)
+        features = features_of(describer, photos)
+        for tried in options.tries or [{}]:
+            decoding = describer.bundle.info.options(options.length, **tried)
+            spoken = [generate(describer.decoder, one, describer.pattern, decoding) for one in features]
+            audio = [describer.tokenizer.decode(utterance.codes) for utterance in spoken]
+            heard = [listener.hear(clip, describer.sample_rate, row) for row, clip in enumerate(audio)]
+            scores = caption_scores(heard, captions)
+            resampled = Resampled.of(caption_statistics(heard, captions), range(len(photos)), counts)
+            first = first or resampled
+            more = {name: f"({a.low:+.2f} to {a.high:+.2f})" for name, a in resampled.less(first).items()}
+            seconds = np.mean([len(clip) for clip in audio]) / describer.sample_rate
+            sure = [utterance.log_prob for utterance in spoken]
+            numbers = (
+                f"{scores.bleu_4:7.2f}{more['bleu_4']:>18}{scores.meteor:8.2f}{scores.cider:7.2f}{more['cider']:>18}"
+            )
+            said = tried or "as the bundle says"
+            print(f"{numbers}{seconds:9.2f}{np.mean(sure):10.3f}{np.std(sure):6.2f}  {bundle or ''} {said}", flush=True)
+            print("   e.g.", " | ".join(heard[:: max(1, len(heard) // 4)][:4]), file=sys.stderr)
 
 
 if __name__ == "__main__":

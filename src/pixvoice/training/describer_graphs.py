@@ -14,7 +14,7 @@ from pixvoice.runtime import bundle as b
 from pixvoice.training.search_graphs import Graph
 
 Step = tuple[Tensor, Tensor, Tensor]
-"""Logits, and the hidden and cell after them."""
+"""Logits (B, 1, V + 1), and the hidden and cell (B, D) after them."""
 
 
 def _joined(linears: Iterable[nn.Module], scales: Iterable[float]) -> nn.Linear:
@@ -127,7 +127,7 @@ class SatStepGraph(nn.Module):
         self.of_hidden = _joined([_linear(model.query.weight), model.gate, recalled], [1.0] * 3)
 
     def forward(self, tokens: Tensor, hidden: Tensor, cell: Tensor, patches: Tensor, keys: Tensor) -> Step:
-        """Tokens (B, 1), the state, patches and keys of B photos or one -> logits (B, 1, V + 1), the next state."""
+        """Tokens (B, 1), hidden, cell (B, D), patches (B or 1, P, D), keys (B or 1, P, A) -> logits, the next state."""
         embedded, of_unit = torch.split(F.embedding(tokens[:, 0], self.table), self.sizes[1:], dim=-1)
         query, gate, recalled = torch.split(self.of_hidden(hidden), self.sizes, dim=-1)
         weights = self.score(torch.tanh(keys + query[:, None])).transpose(1, 2).softmax(-1)
