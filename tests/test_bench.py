@@ -18,10 +18,13 @@ pytest.importorskip("yaml", reason="recipes need PyYAML (the train extra)")
 
 from benching import PHOTOS, RECIPES, ROWS, bench, untrained
 from pixvoice.bench.commands import read_commands
+from pixvoice.bench.loading import load_searcher
 from pixvoice.bench.looking import PARTS, SIDE, look_at, where
 from pixvoice.bench.plan import Plan, Row, make_plan
 from pixvoice.bench.store import Filled, Store, fill
 from pixvoice.errors import BundleError, InputError, OptionError
+from pixvoice.runtime.bundle import EMBEDDED
+from pixvoice.runtime.retriever import load_search_model
 
 # --- the plan
 
@@ -84,6 +87,13 @@ def test_commands_of_the_readme() -> None:
     assert commands.run_of("codec-small") == "codec" and commands.recipe_of("codec") == "codec-small"
     assert (commands.maker(Path("data/speech/manifest.jsonl")) or "").startswith("pixvoice synthesize data/flickr8k")
     assert commands.maker(Path("data/nobody/makes")) is None
+
+
+def test_the_bundle_that_ships_is_a_row_of_search(tmp_path: Path) -> None:
+    (tmp_path / "brewclip-full").symlink_to(EMBEDDED, target_is_directory=True)
+    (row,) = make_plan("search", "small", RECIPES, tmp_path, ["brewclip-full"]).rows
+    assert row.to_train == [] and row.own.is_bundle
+    assert load_searcher(row, 1).fingerprint == load_search_model().fingerprint
 
 
 # --- one row after another

@@ -67,6 +67,29 @@ def test_the_table_of_descriptions_is_read_seen_and_heard(
     assert ears["a"].clips == before and capsys.readouterr().err.count("evaluated before") == 2
 
 
+def test_a_bundle_in_the_place_of_a_run_is_a_row(
+    tmp_path: Path, ears: dict[str, Ear], java: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What somebody exported, or what ships, beside runs: heard on ONNX Runtime, and said to be so."""
+    runs, out = small_runs(tmp_path / "runs", "delay"), tmp_path / "out"
+    tiny.copy_of_bundle(runs / "pixvox-parallel", name="exported")
+    arguments = ("--runs", runs, "--data", data(tmp_path), "-o", out, "--row", ROWS[0], "--row", ROWS[1])
+    assert bench("describe", *arguments, "--dry-run") == 0
+    assert [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()] == ["trained", "a bundle"]
+    assert bench("describe", *arguments) == 0
+    of_run, of_bundle = json.loads((out / "table.json").read_text())["rows"]
+    assert (of_run["bundle"], of_bundle["bundle"]) == (None, "exported")
+    assert of_bundle["parameters"] == {"trained": None, "loaded": None} and of_run["parameters"]["trained"]
+    assert of_bundle["training"]["seconds"] is None and of_bundle["results"][0]["n_photos"] == 2
+    said = capsys.readouterr()
+    assert "On ONNX Runtime, the others in PyTorch: pixvox-parallel is a bundle (exported)." in said.out
+    assert "training" not in said.err
+    assert bench("describe", *arguments) == 0 and capsys.readouterr().err.count("evaluated before") == 2
+    (runs / "pixvox-parallel" / "bundle.json").write_text("{}")
+    assert bench("describe", *arguments) == 1
+    assert "error: pixvox-parallel: " in capsys.readouterr().err
+
+
 def check_page(path: Path) -> None:
     """A player for every system and the ground truth, for each photo; all pictures named; nothing from any host."""
     text = path.read_text()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pixvoice.bench.describing import Asked
+from pixvoice.bench.loading import load_describer
 from pixvoice.bench.memory import Remembered
 from pixvoice.bench.plan import Row
 from pixvoice.bench.store import Values
@@ -23,13 +24,11 @@ def completes(recipe: Any) -> bool:
 
 
 def complete_row(row: Row, asked: Asked, percents: Sequence[int] = PERCENTS) -> Values:
-    """How a row goes on from the beginnings of the photos' recordings.  Raises as ``CompleteEvaluation``."""
-    import torch
+    """How a row goes on from the beginnings of the photos' recordings.
 
-    from pixvoice.describe.speaker import load_speaker
-
-    torch.set_num_threads(asked.threads)
-    said = Remembered(load_speaker(row.own.folder))
+    Raises what ``load_describer`` and ``CompleteEvaluation`` raise.
+    """
+    said = Remembered(load_describer(row, asked.threads))
     pattern = str(getattr(getattr(row.own.recipe, "model", None), "pattern", ""))
     results: list[dict[str, Any]] = []
     statistics: list[dict[str, Any]] = []

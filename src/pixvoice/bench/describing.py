@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pixvoice.bench.loading import load_describer, parameters
 from pixvoice.bench.looking import look_at
 from pixvoice.bench.memory import Remembered
 from pixvoice.bench.plan import Row
@@ -44,18 +44,12 @@ class Asked:
     track: Callable[[Sequence[Photo], str], Iterable[Photo]]
 
 
-def describe_row(row: Row, media: Path, asked: Asked, load: Callable[[Path], Any] | None = None) -> Values:
+def describe_row(row: Row, media: Path, asked: Asked) -> Values:
     """What a row says of the photos, and how good it is; its sound and pictures go to ``media``.
 
-    ``load`` takes the place of ``load_speaker``.  Raises BundleError where the row's run can't be used, and what the
-    evaluation raises.
+    Raises what ``load_describer`` and the evaluation raise.
     """
-    import torch
-
-    from pixvoice.describe.speaker import load_speaker
-
-    torch.set_num_threads(asked.threads)
-    speaker = (load or load_speaker)(row.own.folder)
+    speaker = load_describer(row, asked.threads)
     said = Remembered(speaker)
     results: list[dict[str, Any]] = []
     statistics: list[dict[str, Any]] = []
@@ -81,7 +75,8 @@ def describe_row(row: Row, media: Path, asked: Asked, load: Callable[[Path], Any
         "samples": [_sample(n, heard[n], speaker, said, media) for n in sorted(heard)[:SHOWN]],
         "speech_per_compute_second": round(spoken_s / said.computed_s, 2) if said.computed_s else None,
         "threads": asked.threads,
-        "parameters": {"trained": sum(map(stored_numbers, row.own.weights)), "loaded": loaded(speaker)},
+        "bundle": speaker.bundle.info.name if row.own.is_bundle else None,
+        "parameters": parameters(row, speaker),
         "training": training_of(row),
     }
 
@@ -137,40 +132,3 @@ def training_of(row: Row) -> Values:
         raise InputError(f"{log}: no loss curve that can be read; delete it, or train again") from None
     behind = {step.run: step.seconds for step in row.steps}
     return {"seconds": row.own.seconds, "seconds_of_each": behind, "curve": curve}
-
-
-def stored_numbers(path: Path) -> int:
-    """How many numbers a safetensors file holds, by its header.  Raises InputError for another file."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError, struct.error):
-        raise InputError(f"{path}: no weights that can be read; train the run again") from None
-    return sum(_product(shape) for shape in shapes)
-
-
-def _product(shape: Sequence[int]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
-
-
-def loaded(speaker: Any) -> int:
-    """Parameters of everything that a describer holds in memory: what sees, what says, and its codec or vocoder."""
-    from torch import nn
-
-    counted: dict[int, int] = {}
-    waiting, seen = [speaker], set()
-    while waiting:
-        thing = waiting.pop()
-        if id(thing) in seen:
-            continue
-        seen.add(id(thing))
-        if isinstance(thing, nn.Module):
-            counted |= {id(parameter): parameter.numel() for parameter in thing.parameters()}
-        elif type(thing).__module__.startswith("pixvoice."):
-            waiting += vars(thing).values() if hasattr(thing, "__dict__") else []
-    return sum(counted.values())

@@ -1,7 +1,8 @@
 """What a table needs: its rows, the trainings behind each in their order, and what is missing for them.
 
 A row is a model of ``models.json`` with the table's task and size; its recipe has the same name.  What it depends on is
-what the recipe names: a path ``runs/NAME`` is the run of another recipe.  So a new row needs nothing here.
+what the recipe names: a path ``runs/NAME`` is the run of another recipe.  So a new row needs nothing here.  A bundle in
+the place of a run is used as it is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pixvoice.bench.commands import Commands, read_commands
 from pixvoice.errors import InputError, OptionError, PixVoiceError
 from pixvoice.manifest import nearest
 from pixvoice.models import Model, all_models
+from pixvoice.runtime.bundle import BUNDLE_JSON, is_bundle
 from pixvoice.training.progress import read_clock
 from pixvoice.training.recipes import Recipe, flatten, load_recipe
 from pixvoice.training.runs import Run
@@ -38,13 +40,23 @@ class Step:
     commands: Commands
 
     @property
+    def is_bundle(self) -> bool:
+        """Whether a bundle lies in the place of the run."""
+        return is_bundle(self.folder)
+
+    @property
     def trained(self) -> bool:
         """Whether the run is finished."""
-        return (self.folder / WEIGHTS).is_file()
+        return (self.folder / WEIGHTS).is_file() or self.is_bundle
 
     @property
     def weights(self) -> list[Path]:
-        """The files of weights in the run: its model's, and those of parts that were tuned with it."""
+        """The files of weights in the run: its model's, and those of parts that were tuned with it.
+
+        Of a bundle the one that has the SHA-256 of all others.
+        """
+        if self.is_bundle:
+            return [self.folder / BUNDLE_JSON]
         return sorted([*self.folder.glob(WEIGHTS), *self.folder.glob(f"*/{WEIGHTS}")])
 
     @property
@@ -120,7 +132,8 @@ class Plan:
                     wanted.setdefault(line, {})[step.run] = None
             lacks = next((f"; nothing to train {step.run} with" for step in waiting if step.missing), "")
             names = ", ".join(f"{step.run} from step {_done(step)}" if _done(step) else step.run for step in waiting)
-            yield f"{row.name:<{width}}  {f'to train: {names}' if waiting else 'trained'}{lacks}"
+            there = "a bundle" if row.own.is_bundle else "trained"
+            yield f"{row.name:<{width}}  {f'to train: {names}' if waiting else there}{lacks}"
         for name, reason in self.failed.items():
             yield f"{name:<{width}}  {reason}"
         for line, runs in wanted.items():

@@ -88,8 +88,10 @@ def remarks(filled: Filled) -> tuple[str, ...]:
     """Which rows aren't in the tables, and why."""
     left = [f"{name} is left out: {reason}." for name, reason in filled.left_out.items()]
     blind = [row.name for row, values in filled.rows if values.get("samples") and "looks" not in values["samples"][0]]
-    note = [f"No picture of where it looked: {', '.join(blind)}; such a model can't tell."] if blind else []
-    return (*left, *(f"{name} failed: {reason}" for name, reason in filled.failed.items()), *note)
+    note = [f"No picture of where it looked: {', '.join(blind)}; such a model or bundle can't tell."] if blind else []
+    packed = [f"{row.name} is a bundle ({name})" for row, values in filled.rows if (name := values.get("bundle"))]
+    packed = [f"On ONNX Runtime, the others in PyTorch: {', '.join(packed)}."] if packed else []
+    return (*left, *(f"{name} failed: {reason}" for name, reason in filled.failed.items()), *packed, *note)
 
 
 def with_interval(value: float, interval: Interval) -> str:
@@ -179,13 +181,13 @@ def _sizes(filled: Filled) -> Table:
         counts, training = values["parameters"], values["training"]
         each = training["seconds_of_each"].values()
         together = None if None in each else sum(each)
-        millions = (number(counts[which] / 1e6, 2) for which in ("trained", "loaded"))
+        millions = (number(counts[which] and counts[which] / 1e6, 2) for which in ("trained", "loaded"))
         times = (_duration(training["seconds"]), _duration(together))
         rows.append((row.name, *millions, *times, number(values["speech_per_compute_second"], 2)))
     threads = sorted({values["threads"] for _, values in filled.rows})
     notes = (
         "Trained: the numbers that the row's own training learned. Loaded: everything in memory while it speaks, its"
-        " image encoder and its codec, vocoder or voice among them.",
+        " image encoder and its codec, vocoder or voice among them. A dash: a bundle, whose files don't tell.",
         "Training: the steps of the row's own run; with its parts: of every run that it stands on. A dash: nobody noted"
         " it. Feature caches, which rows share, are not counted.",
         f"Speed: processor time of describing, on {', '.join(map(str, threads))} thread(s); recognition isn't counted.",

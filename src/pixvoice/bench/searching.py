@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pixvoice.bench.loading import load_searcher
 from pixvoice.bench.plan import Row
 from pixvoice.bench.store import Values
 from pixvoice.errors import PixVoiceError
@@ -32,13 +33,8 @@ def search_row(
     tell: Callable[[PixVoiceError], None],
     track: Callable[[Sequence[Any], str], Iterable[Any]],
 ) -> Values:
-    """Recall of a row in each setting.  Raises BundleError where the run can't be used, InputError without photos."""
-    import torch
-
-    from pixvoice.retrieve.build import load_search_model
-
-    torch.set_num_threads(threads)
-    model = load_search_model(row.own.folder)
+    """Recall of a row in each setting.  Raises as ``load_searcher``, and InputError without photos."""
+    model = load_searcher(row, threads)
     results: list[dict[str, Any]] = []
     for place in data:
         evaluation = SearchEvaluation(model, place.photos, tell, track)
