@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pixvoice.bench.loading import load_describer, parameters
+from pixvoice.bench.counting import parameters
+from pixvoice.bench.loading import load_describer
 from pixvoice.bench.looking import look_at
 from pixvoice.bench.memory import Remembered
 from pixvoice.bench.plan import Row
