@@ -122,6 +122,9 @@ def test_small_rows_have_the_parameters_of_their_recipes() -> None:
         for name in ("pixvox-delay-small", "pixvox-parallel-small", *units):
             assert count_parameters(PixVoxLM(sizes(name).model))[0] == ROWS[name].trainable
             assert ROWS[name].parameters - ROWS[name].trainable == ROWS["student-small"].parameters
+        blind = ROWS["im2sp-image-units-small"]
+        assert count_parameters(PixVoxLM(sizes(blind.name).model))[0] == blind.trainable
+        assert blind.parameters - blind.trainable == ROWS["image-units-small"].parameters
         assert count_parameters(PixVoxLM(sizes("cascade-small").model))[0] == ROWS["cascade-small"].trainable
         sat = count_parameters(ShowAttendTell(sizes("sat-small").model))[0]
         assert sat == ROWS["sat-small"].trainable and ROWS["sat-ft-small"].trainable == ROWS["sat-small"].parameters

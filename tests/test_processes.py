@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,17 +125,23 @@ def test_parts_that_a_recipe_cant_have(changes: list[str], fault: str, data: Pat
 # several processes
 
 
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]  # without a GPU they take gloo
+
+
 @pytest.mark.slow
-def test_torchrun_trains_what_one_process_does(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_train_what_one_does(launcher: list[str], data: Path, tmp_path: Path) -> None:
     Run(describing(data), tmp_path / "one").train()
     ran = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pixvoice",
+        [sys.executable, "-m", *launcher, "-m", "pixvoice",
          *words(replace(describing(data), cache=tmp_path / "cache"), tmp_path / "two"), "--json"],  # type: ignore[type-var]
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["steps"] == 6, "said once"
     assert ran.stderr.count("step 6/6") == ran.stderr.count("train.learning_rate") == 1
+    assert re.search(r"^processes +2$", ran.stderr, re.MULTILINE)
     assert_close(tmp_path / "two", tmp_path / "one")
     assert len(list((tmp_path / "cache").iterdir())) == 2
     assert not [path for path in (tmp_path / "two").rglob(".*")]

@@ -56,6 +56,7 @@ def _checked(
     recipe: Path, output: Path | None, changes: list[str], only_check: bool
 ) -> tuple[Run | None, dict[str, object]]:
     """The run, and all of its recipe."""
+    from pixvoice.training import processes
     from pixvoice.training.recipes import flatten, load_recipe
     from pixvoice.training.runs import Run, check_inputs
 
@@ -68,7 +69,7 @@ def _checked(
         return None, plan
     run = Run(chosen, output)
     run.check()
-    return run, plan | {"run": output, "begins_at_step": run.done}
+    return run, plan | {"run": output, "begins_at_step": run.done, "processes": processes.count()}
 
 
 def _nothing(message: str, err: bool = False) -> None:
