@@ -76,6 +76,10 @@ def test_values_go_to_all_recipes_or_to_one(tmp_path: Path) -> None:
         make_plan("describe", "small", RECIPES, tmp_path, (), ("pixvox-dela:train.steps=1",))
     with pytest.raises(OptionError, match=r"no row 'im2s'.*im2sp"):
         make_plan("describe", "small", RECIPES, tmp_path, ("im2s",))
+    with pytest.raises(OptionError, match=r"no row 'sat-smal'.*sat"):
+        make_plan("describe", "small", RECIPES, tmp_path, ("sat-smal",))
+    for name in ("sat", "sat-small"):  # its run's, and as `pixvoice models` has it
+        assert [row.name for row in make_plan("describe", "small", RECIPES, tmp_path, (name,)).rows] == ["sat"]
     with pytest.raises(InputError, match="no such file"):
         make_plan("describe", "small", tmp_path, tmp_path)
     plan = make_plan("describe", "small", RECIPES, tmp_path, ("im2sp",), ("im2sp:train.stesp=1",))

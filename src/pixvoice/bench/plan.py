@@ -149,13 +149,14 @@ def make_plan(
     changes: Sequence[str] = (),
     fits: Callable[[Recipe], bool] = lambda recipe: True,
 ) -> Plan:
-    """The rows of the table of ``task`` at ``size``, or those called ``names``.
+    """The rows of the table of ``task`` at ``size``, or those called ``names``: by their run, or as in models.json.
 
     ``changes`` are ``key=value`` for every recipe, or ``run:key=value`` for one.  ``fits`` says which recipes the table
     is about.  Raises OptionError for a name that no row has, InputError where ``recipes`` is no folder of recipes.
     """
     steps = _Steps(recipes, runs, changes)
     found = {steps.commands.run_of(m.name): m for m in all_models() if m.task == task and m.size == size}
+    names = [name if name in found else steps.commands.run_of(name) for name in names]
     for name in names:
         if name not in found:
             raise OptionError(f"no row {name!r}{nearest(name, found)}; the rows are {', '.join(found)}")
